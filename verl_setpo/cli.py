@@ -1,0 +1,24 @@
+"""The command `verl-setpo`."""
+
+import typer
+
+from verl_setpo.evaluation.commands import report
+from verl_setpo.tasks.commands import data
+
+app = typer.Typer(
+    name="verl-setpo",
+    help="Set-level RL for verl: make data, check a setup, compare runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.add_typer(data, name="data")
+app.command("report")(report)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
