@@ -1,0 +1,42 @@
+"""The vLLM worker's side of a weight update on the CPU engine."""
+
+from __future__ import annotations
+
+import torch
+from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
+from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+
+class CpuWorkerExtension(vLLMColocateWorkerExtension):
+    """verl's worker extension, loading weights through vLLM's own `reload_weights`.
+
+    vLLM packs linear weights for the CPU once they are loaded, so verl's in-place load into the packed parameters
+    fails; `reload_weights` restores the checkpoint layout, loads, and packs again.
+    """
+
+    def update_weights_from_ipc(
+        self, peft_config: dict | None = None, base_sync_done: bool = False, use_shm: bool = False
+    ) -> None:
+        """Receive all tensors from the trainer and load them. Raises NotImplementedError for LoRA adapters."""
+        if peft_config:
+            raise NotImplementedError(
+                "LoRA is not supported on platform=cpu: unset actor_rollout_ref.model.lora_rank, or use a GPU."
+            )
+        weights: list[tuple[str, torch.Tensor]] = []
+
+        def keep(bucket: list[tuple[str, torch.Tensor]], is_last: bool) -> None:
+            # Clone: the shared buffer is reused for the next bucket.
+            weights.extend((name, tensor.clone()) for name, tensor in bucket)
+
+        receiver = BucketedWeightReceiver(zmq_handle=self._get_zmq_handle(), device=self.device, use_shm=use_shm)
+        receiver.receive_weights(on_bucket_received=keep)
+        self.model_runner.reload_weights(weights_iterator=iter(weights))
+        self._repack_tied_output_layers()
+
+    def _repack_tied_output_layers(self) -> None:
+        """Pack each output layer anew: one tied to the input embedding is in no checkpoint, so a reload passes it
+        over and it would keep on multiplying by its first packed weights."""
+        for module in self.model_runner.get_model().modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
