@@ -1,0 +1,80 @@
+"""What every function of this package asks of its arguments, each refusal one sentence with the cure."""
+
+import operator
+
+import torch
+from torch import Tensor
+
+
+def output_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 stays float64; float32, half precision, integers and bool become float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def check_mask(mask_PN: Tensor | None, like_PN: Tensor, name: str) -> Tensor:
+    """The mask as bool of shape (P, N), all true when there is none. `like_PN` is called `name` in an error."""
+    shape = like_PN.shape[:2]
+    if mask_PN is None:
+        return torch.ones(shape, dtype=torch.bool, device=like_PN.device)
+    if mask_PN.shape != shape:
+        raise ValueError(
+            f"mask_PN has shape {tuple(mask_PN.shape)} but {name} has {tuple(shape)} prompts and rollouts: "
+            "give one mask entry per rollout."
+        )
+    if mask_PN.dtype != torch.bool and not ((mask_PN == 0) | (mask_PN == 1)).all():
+        raise ValueError("mask_PN holds something other than 0 and 1: give true where there is a rollout.")
+    return mask_PN.bool()
+
+
+def check_rewards(rewards_PN: Tensor, mask_PN: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rewards in float64 with 0 at masked places, and the mask as bool."""
+    if rewards_PN.ndim != 2:
+        raise ValueError(
+            f"rewards_PN must have shape (prompts, rollouts), got {tuple(rewards_PN.shape)}: "
+            "give one row per prompt, and a mask when groups differ in size."
+        )
+    if rewards_PN.is_complex():
+        raise ValueError(f"rewards_PN must be real numbers, got {rewards_PN.dtype}: convert them to float.")
+    mask_PN = check_mask(mask_PN, rewards_PN, "rewards_PN")
+    rewards_PN = torch.where(mask_PN, rewards_PN.to(torch.float64), 0.0)
+    if not torch.isfinite(rewards_PN).all():
+        raise ValueError(
+            "rewards_PN holds NaN or infinity at an unmasked place: mend the reward function, or mask those rollouts."
+        )
+    return rewards_PN, mask_PN
+
+
+def check_clusters(clusters_PN: Tensor, shape: torch.Size) -> Tensor:
+    """Clusters as int64 of the given shape."""
+    if clusters_PN.shape != shape:
+        raise ValueError(
+            f"clusters_PN has shape {tuple(clusters_PN.shape)} but there are {tuple(shape)} prompts and rollouts: "
+            "give one cluster id per rollout."
+        )
+    if clusters_PN.is_floating_point() or clusters_PN.is_complex():
+        raise ValueError(f"clusters_PN must hold integer ids, got {clusters_PN.dtype}: convert them with .long().")
+    return clusters_PN.to(torch.int64)
+
+
+def check_count(value: int, name: str) -> int:
+    """A whole number of at least 1."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}: set {name} to 1 or more.")
+    return count
+
+
+def check_set_size(set_size: int, mask_PN: Tensor) -> int:
+    """A set size that every prompt with rollouts can fill."""
+    set_size = check_count(set_size, "set_size")
+    count_P = mask_PN.sum(1)
+    too_small_P = (count_P > 0) & (count_P < set_size)
+    if too_small_P.any():
+        raise ValueError(
+            f"set_size is {set_size} but a prompt has only {int(count_P[too_small_P].min())} rollouts: "
+            "lower set_size, sample more rollouts, or mask that prompt as a whole."
+        )
+    return set_size

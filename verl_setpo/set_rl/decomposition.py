@@ -1,0 +1,57 @@
+"""Why a rollout got its polychromic advantage: a diagnostic of Poly-EPO (arXiv 2604.17654, Eq. 15)."""
+
+import torch
+from torch import Tensor
+
+from verl_setpo.set_rl.checks import check_clusters, check_rewards, check_set_size, output_dtype
+from verl_setpo.set_rl.closed_forms import mean_over_all_sets, polychromic_over_all_sets
+from verl_setpo.set_rl.clusters import dense_labels
+from verl_setpo.set_rl.noise import subtract_mean
+
+
+def polychromic_decomposition(
+    rewards_PN: Tensor,
+    clusters_PN: Tensor,
+    *,
+    set_size: int,
+    mask_PN: Tensor | None = None,
+    degenerate_cluster: int = -1,
+    zero_single_cluster: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """The two parts of the marginal advantage over all sets, arXiv 2604.17654, Eq. 15.
+
+        product_i    = mean reward x mean diversity of the sets with i, less the same of all sets
+        covariance_i = covariance of reward and diversity within the sets with i, less the same of all sets
+
+    They add up to `marginal_set_advantage(..., objective="polychromic")`. A wrong rollout with a rare cluster can owe
+    a positive advantage to either. Diversity is distinct clusters / n, or 0 where `zero_single_cluster` says so.
+
+    Args:
+        rewards_PN, clusters_PN, set_size, mask_PN, degenerate_cluster, zero_single_cluster: as in
+            `marginal_set_advantage`.
+
+    Returns:
+        product_PN, covariance_PN: each (P, N), in units of f, 0 at masked places; float64 for float64 rewards, else
+        float32.
+
+    Raises:
+        ValueError: wrong shape, NaN or infinity in an unmasked reward, or a set_size out of range.
+    """
+    dtype = output_dtype(rewards_PN)
+    rewards_PN, mask_PN = check_rewards(rewards_PN, mask_PN)
+    labels_PN = dense_labels(check_clusters(clusters_PN, rewards_PN.shape), mask_PN, degenerate_cluster)
+    set_size = check_set_size(set_size, mask_PN)
+    one_PN = mask_PN.to(torch.float64)
+
+    reward_PN = mean_over_all_sets(rewards_PN, labels_PN, mask_PN, set_size)
+    # With every reward 1 the polychromic objective is the diversity.
+    diversity_PN = polychromic_over_all_sets(one_PN, labels_PN, mask_PN, set_size, zero_single_cluster)
+    value_PN = polychromic_over_all_sets(rewards_PN, labels_PN, mask_PN, set_size, zero_single_cluster)
+
+    def of_all_sets(values_PN: Tensor) -> Tensor:
+        return (values_PN * one_PN).sum(1, keepdim=True) / one_PN.sum(1, keepdim=True).clamp(min=1)
+
+    overall_P1 = of_all_sets(reward_PN) * of_all_sets(diversity_PN)
+    product_PN = torch.where(mask_PN, reward_PN * diversity_PN - overall_P1, 0.0)
+    advantage_PN = subtract_mean(value_PN, mask_PN)
+    return product_PN.to(dtype), (advantage_PN - product_PN).to(dtype)

@@ -1,0 +1,242 @@
+"""Poly-EPO (arXiv 2604.17654): from the value of sets to the advantage of a rollout."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from verl_setpo.set_rl.checks import check_clusters, check_count, check_rewards, check_set_size, output_dtype
+from verl_setpo.set_rl.clusters import dense_labels
+from verl_setpo.set_rl.noise import clear_noise, largest, subtract_mean
+from verl_setpo.set_rl.objectives import POLYCHROMIC_PAYING_SINGLES, Objective, ObjectiveFunction, get_objective
+from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, all_sets, rollouts_first, sample_sets
+
+# Rewards held at once while sets are listed: 128 MiB in float64.
+_CHUNK = 2**24
+
+
+def marginal_set_advantage(
+    rewards_PN: Tensor,
+    clusters_PN: Tensor | None = None,
+    *,
+    set_size: int,
+    objective: str | ObjectiveFunction | Objective = "polychromic",
+    num_sets: int | None = None,
+    mask_PN: Tensor | None = None,
+    degenerate_cluster: int = -1,
+    zero_single_cluster: bool = True,
+    reduction: str = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Poly-EPO's marginal advantage A_i = mean over the sets G with i of [f(G) - mean of f], arXiv 2604.17654, Eq. 8.
+
+    With all sets it is an unbiased gradient of the expected f over n i.i.d. rollouts, times (N - n)/n (Prop. 3.1);
+    it sums to 0 over a prompt, and is 0 at n = N, where there is one set only. All sets cost O(N log N) per prompt for
+    `polychromic`, `pass_at_n` and `mean`, which have a closed form; other objectives have them listed. What is below
+    1e-12 of the largest reward or value of a prompt is rounding noise and reads as 0.
+
+    Args:
+        rewards_PN: (P, N) real, integer or bool.
+        clusters_PN: (P, N) integer ids; needed by `polychromic` and `coverage`. The numbers mean nothing by themselves.
+        set_size: n, rollouts in a set.
+        objective: a registered name, an import path "package.module:function", or a function; see `register_objective`.
+        num_sets: K distinct sets drawn per prompt, with the mean over these K as baseline; a rollout in none of them
+            gets 0 (see `sample_sets` and `count_left_out`). None: all C(N, n) sets.
+        mask_PN: (P, N), true where there is a rollout; None: everywhere.
+        degenerate_cluster: the id of degenerate rollouts, which add no cluster to a set but count in n and in mean
+            rewards.
+        zero_single_cluster: whether a set with fewer than two clusters is worth 0. It concerns `polychromic` only.
+        reduction: "mean" over the sets that contain i; or "sum", as one version of the paper has it: with all sets
+            C(N-1, n-1) times as large, which can be huge, and with drawn sets a different weighting.
+        generator: CPU generator of the draw; None: torch's global one. Not used with all sets.
+
+    Returns:
+        advantage_PN: (P, N) in units of f, float64 for float64 rewards, else float32; 0 at masked places.
+
+    Raises:
+        ValueError: wrong shape; NaN or infinity in an unmasked reward; unknown objective or reduction; an objective
+            that needs clusters without any; set_size or num_sets out of range; more than `ENUMERATION_LIMIT` sets to
+            list; a sum beyond the range of the result's dtype.
+    """
+    chosen, labels_PN, rewards_64_PN, mask_PN = _prepare(
+        rewards_PN, clusters_PN, objective, mask_PN, degenerate_cluster, zero_single_cluster, reduction
+    )
+    set_size = check_set_size(set_size, mask_PN)
+    if num_sets is not None:
+        sets_PKn = sample_sets(mask_PN, set_size, check_count(num_sets, "num_sets"), generator)
+        advantage_PN = _over_sets(rewards_64_PN, labels_PN, mask_PN, sets_PKn, chosen, reduction)
+    elif chosen.closed_form is not None:
+        advantage_PN = _over_closed_form(rewards_64_PN, labels_PN, mask_PN, set_size, chosen, reduction)
+    else:
+        advantage_PN = _over_listed_sets(rewards_64_PN, labels_PN, mask_PN, set_size, chosen, reduction)
+    return _finish(advantage_PN, output_dtype(rewards_PN), reduction)
+
+
+def advantage_from_sets(
+    rewards_PN: Tensor,
+    clusters_PN: Tensor | None,
+    sets_PKn: Tensor,
+    *,
+    objective: str | ObjectiveFunction | Objective = "polychromic",
+    mask_PN: Tensor | None = None,
+    degenerate_cluster: int = -1,
+    zero_single_cluster: bool = True,
+    reduction: str = "mean",
+) -> Tensor:
+    """The marginal advantage over given sets; for a caller who also wants to count or log the sets.
+
+    `marginal_set_advantage(..., num_sets=K)` is this function on `sample_sets(...)`, whose output is `sets_PKn`. For
+    the other arguments, the result and the errors see there.
+
+    Raises:
+        ValueError: also if a set names a rollout that is masked or not there.
+    """
+    chosen, labels_PN, rewards_64_PN, mask_PN = _prepare(
+        rewards_PN, clusters_PN, objective, mask_PN, degenerate_cluster, zero_single_cluster, reduction
+    )
+    _check_sets(sets_PKn, mask_PN)
+    advantage_PN = _over_sets(rewards_64_PN, labels_PN, mask_PN, sets_PKn.long(), chosen, reduction)
+    return _finish(advantage_PN, output_dtype(rewards_PN), reduction)
+
+
+def _prepare(
+    rewards_PN: Tensor,
+    clusters_PN: Tensor | None,
+    objective: str | ObjectiveFunction | Objective,
+    mask_PN: Tensor | None,
+    degenerate_cluster: int,
+    zero_single_cluster: bool,
+    reduction: str,
+) -> tuple[Objective, Tensor | None, Tensor, Tensor]:
+    """The objective, the labels, the rewards in float64 and the mask, all checked."""
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction {reduction!r} is not known: use mean or sum.")
+    chosen = get_objective(objective)
+    if chosen is get_objective("polychromic") and not zero_single_cluster:
+        chosen = POLYCHROMIC_PAYING_SINGLES
+    rewards_PN, mask_PN = check_rewards(rewards_PN, mask_PN)
+    if clusters_PN is None:
+        if chosen.needs_clusters:
+            raise ValueError(
+                f"clusters_PN is missing and objective {chosen.name!r} needs it: give a cluster id per rollout, "
+                "or use an objective of rewards only, such as pass_at_n."
+            )
+        return chosen, None, rewards_PN, mask_PN
+    clusters_PN = check_clusters(clusters_PN, rewards_PN.shape)
+    return chosen, dense_labels(clusters_PN, mask_PN, degenerate_cluster), rewards_PN, mask_PN
+
+
+def _check_sets(sets_PKn: Tensor, mask_PN: Tensor) -> None:
+    if sets_PKn.ndim != 3 or len(sets_PKn) != len(mask_PN) or 0 in sets_PKn.shape[1:]:
+        raise ValueError(
+            f"sets_PKn has shape {tuple(sets_PKn.shape)} for {len(mask_PN)} prompts: give (prompts, sets, set size)."
+        )
+    if mask_PN.numel() == 0:
+        return
+    member_PKn = sets_PKn.to(mask_PN.device).long().sort(-1).values
+    member_PM = member_PKn.flatten(1)
+    there_PM = (member_PM >= 0) & (member_PM < mask_PN.shape[1])
+    there_PM &= mask_PN.gather(1, member_PM.clamp(0, mask_PN.shape[1] - 1))
+    once_PK = (member_PKn[..., 1:] != member_PKn[..., :-1]).all(-1)
+    unused_P1 = ~mask_PN.any(1, keepdim=True)
+    if not ((there_PM | unused_P1).all() and (once_PK | unused_P1).all()):
+        raise ValueError(
+            "sets_PKn has a set that names a rollout twice, or one that is masked or not there: "
+            "draw the sets with sample_sets."
+        )
+
+
+def _finish(advantage_PN: Tensor, dtype: torch.dtype, reduction: str) -> Tensor:
+    advantage_PN = advantage_PN.to(dtype)
+    if not torch.isfinite(advantage_PN).all():
+        raise ValueError(f"reduction {reduction!r} leads beyond the range of {dtype}: use 'mean', or smaller rewards.")
+    return advantage_PN
+
+
+def _over_closed_form(
+    rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int, objective: Objective, reduction: str
+) -> Tensor:
+    assert objective.closed_form is not None
+    value_PN = objective.closed_form(rewards_PN, labels_PN, mask_PN, set_size)
+    _check_values(value_PN, rewards_PN.shape, objective.name, mask_PN)
+    # The terms that cancel are as large as the rewards, even where the value is not.
+    scale_P1 = torch.maximum(largest(value_PN, mask_PN), largest(rewards_PN, mask_PN))
+    advantage_PN = subtract_mean(value_PN, mask_PN, scale_P1)
+    if reduction == "sum":
+        counts = range(mask_PN.shape[1] + 1)
+        sets_with_i = torch.tensor([_comb(count - 1, set_size - 1) for count in counts], dtype=torch.float64)
+        times_P1 = sets_with_i.to(mask_PN.device)[mask_PN.sum(1, keepdim=True)]
+        # 0 stays 0 even if there are more sets than float64 can count.
+        advantage_PN = torch.where(advantage_PN == 0, 0.0, advantage_PN * times_P1)
+    return advantage_PN
+
+
+def _comb(items: int, draws: int) -> float:
+    try:
+        return float(math.comb(max(items, 0), draws))
+    except OverflowError:
+        return math.inf
+
+
+def _over_listed_sets(
+    rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int, objective: Objective, reduction: str
+) -> Tensor:
+    count_P = mask_PN.sum(1)
+    most = int(count_P.max()) if len(count_P) else 0
+    if math.comb(most, set_size) > ENUMERATION_LIMIT:
+        raise ValueError(
+            f"objective {objective.name!r} has no closed form and a prompt with {most} rollouts has "
+            f"{math.comb(most, set_size)} sets of size {set_size}, more than the {ENUMERATION_LIMIT} that are listed: "
+            "set num_sets."
+        )
+    order_PN = rollouts_first(mask_PN)
+    advantage_PN = torch.zeros_like(rewards_PN)
+    for count in count_P[count_P > 0].unique().tolist():
+        sets_Kn = all_sets(count, set_size).to(order_PN.device)
+        for rows in (count_P == count).nonzero()[:, 0].split(max(1, _CHUNK // sets_Kn.numel())):
+            labels = None if labels_PN is None else labels_PN[rows]
+            advantage_PN[rows] = _over_sets(
+                rewards_PN[rows], labels, mask_PN[rows], order_PN[rows][:, sets_Kn], objective, reduction
+            )
+    return advantage_PN
+
+
+def _over_sets(
+    rewards_PN: Tensor,
+    labels_PN: Tensor | None,
+    mask_PN: Tensor,
+    sets_PKn: Tensor,
+    objective: Objective,
+    reduction: str,
+) -> Tensor:
+    if rewards_PN.numel() == 0:
+        return rewards_PN
+    # A prompt that is masked as a whole has sets of -1: any column will do, its rewards are 0 and its result is masked.
+    sets_PKn = sets_PKn.clamp(min=0).to(rewards_PN.device)
+    value_PK = _values_of_sets(rewards_PN, labels_PN, sets_PKn, objective)
+    set_advantage_PK = value_PK - value_PK.mean(1, keepdim=True)
+    member_PM = sets_PKn.flatten(1)
+    credit_PM = set_advantage_PK[:, :, None].expand(sets_PKn.shape).flatten(1)
+    sum_PN = torch.zeros_like(rewards_PN).scatter_add(1, member_PM, credit_PM)
+    times_PN = torch.zeros_like(rewards_PN).scatter_add(1, member_PM, torch.ones_like(credit_PM))
+    mean_PN = clear_noise(sum_PN / times_PN.clamp(min=1), value_PK.abs().amax(1, keepdim=True))
+    return torch.where(mask_PN, mean_PN * times_PN if reduction == "sum" else mean_PN, 0.0)
+
+
+def _values_of_sets(rewards_PN: Tensor, labels_PN: Tensor | None, sets_PKn: Tensor, objective: Objective) -> Tensor:
+    """value_PK: f of each set."""
+
+    def of_sets(values_PN: Tensor) -> Tensor:
+        return values_PN.gather(1, sets_PKn.flatten(1)).view(sets_PKn.shape)
+
+    value_PK = objective.function(of_sets(rewards_PN), None if labels_PN is None else of_sets(labels_PN))
+    _check_values(value_PK, sets_PKn.shape[:2], objective.name)
+    return value_PK.to(torch.float64)
+
+
+def _check_values(value: Tensor, shape: torch.Size, name: str, mask_PN: Tensor | None = None) -> None:
+    if not isinstance(value, Tensor) or value.shape != shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"objective {name!r} returned {got} where a tensor of shape {tuple(shape)} was due: mend it.")
+    if not torch.isfinite(value if mask_PN is None else value[mask_PN]).all():
+        raise ValueError(f"objective {name!r} returned NaN or infinity: mend it, or check the rewards.")
