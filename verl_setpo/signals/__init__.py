@@ -1,0 +1,16 @@
+"""What a group of rollouts is judged by: which of them share a strategy (clusters), or how alike they are (a kernel)."""
+
+from verl_setpo.signals.answer import AnswerClusters
+from verl_setpo.signals.base import Rollout, Signal, SignalBatch, build_signal, register_signal, signal_class
+from verl_setpo.signals.ngram import NgramKernel
+
+__all__ = [
+    "AnswerClusters",
+    "NgramKernel",
+    "Rollout",
+    "Signal",
+    "SignalBatch",
+    "build_signal",
+    "register_signal",
+    "signal_class",
+]

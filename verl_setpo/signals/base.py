@@ -1,0 +1,99 @@
+"""The interface of a diversity signal, and the registry that `algorithm.set_rl.signal.name` chooses from."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One finished rollout, as a signal sees it.
+
+    uid: of its prompt in this step. session: which of the prompt's rollouts it is.
+    token_ids: (T,) response tokens. answer: canonical final answer, "" when there is none.
+    text: decodes the response; call it only when needed, and treat it as hostile.
+    """
+
+    uid: str
+    session: int
+    token_ids: torch.Tensor
+    answer: str
+    text: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class SignalBatch:
+    """What a signal says of P groups of at most N rollouts: clusters or kernel, and where it has nothing to say.
+
+    clusters_PN: integer strategy of each rollout, -1 where it has none (degenerate).
+    kernel_PNN: similarities in [0, 1], symmetric, 1 on the diagonal.
+    failures: for each prompt the cause why it has no signal, or None.
+    """
+
+    clusters_PN: torch.Tensor | None = None
+    kernel_PNN: torch.Tensor | None = None
+    failures: tuple[str | None, ...] = ()
+
+
+class Signal(ABC):
+    """A diversity signal. Its constructor's keyword arguments are the keys of `algorithm.set_rl.signal`.
+
+    `submit` is called in a reward worker as soon as a rollout is finished, while others still generate, and must not
+    block: this is where a judge or an embedder is asked. `collect` is called in the trainer with the whole batch.
+    """
+
+    provides: ClassVar[Literal["clusters", "kernel"]]
+
+    async def submit(self, rollout: Rollout) -> None:
+        """Start work for one rollout. A signal that is cheap enough to compute at `collect` does nothing here."""
+        return None
+
+    @abstractmethod
+    def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
+        """The signal of P groups; a group's failure is said in `failures`, never raised."""
+
+
+_SIGNALS: dict[str, type[Signal]] = {}
+_S = TypeVar("_S", bound=Signal)
+
+
+def register_signal(name: str) -> Callable[[type[_S]], type[_S]]:
+    """Class decorator: make a signal available as `algorithm.set_rl.signal.name=<name>`."""
+
+    def register(cls: type[_S]) -> type[_S]:
+        if _SIGNALS.get(name, cls) is not cls:
+            raise ValueError(f"The signal {name!r} is already registered by {_SIGNALS[name].__qualname__}.")
+        _SIGNALS[name] = cls
+        return cls
+
+    return register
+
+
+def signal_class(name: str) -> type[Signal]:
+    """The class registered as `name`; ValueError names those that exist."""
+    try:
+        return _SIGNALS[name]
+    except KeyError:
+        raise ValueError(
+            f"algorithm.set_rl.signal.name={name} is unknown; the signals are {', '.join(sorted(_SIGNALS))}."
+        ) from None
+
+
+def build_signal(name: str, keys: dict[str, Any]) -> Signal:
+    """Build a signal from its name and keys; ValueError names a key that it does not have."""
+    cls = signal_class(name)
+    known = [parameter for parameter in inspect.signature(cls).parameters]
+    for key in keys:
+        if key not in known:
+            has = f"its keys are {', '.join(known)}" if known else "it has no keys"
+            raise ValueError(f"algorithm.set_rl.signal.{key} is not a key of the signal {name}; {has}.")
+    try:
+        return cls(**keys)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"algorithm.set_rl.signal ({name}): {error}") from None

@@ -1,0 +1,184 @@
+"""The advantage estimators that verl finds under `algorithm.adv_estimator`.
+
+verl hands an estimator rewards, masks and prompt ids. A set estimator also needs the group's diversity signal and the
+base method's advantage; our trainer modes pass both as a `Step`. Without one, an estimator stops with the key to set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from verl.trainer.ppo.core_algos import register_adv_est
+
+from verl_setpo.set_rl import equality_kernel, grpo_div, marginal_set_advantage, set_diversity, set_loo
+from verl_setpo.signals import SignalBatch
+from verl_setpo.trainer.groups import Groups
+from verl_setpo.trainer.settings import MIN_GROUP_SET_LOO, SetRLSettings, objective_of, wrong_mode_message
+
+
+@dataclass
+class Step:
+    """What one training step gives an estimator, and what the estimator leaves for metrics and log.
+
+    rewards_PN: rewards of the rollouts, mapped from `reward_range` to [0, 1] for set objectives.
+    base_BT, returns_BT: advantages and returns of `base_estimator`, computed by verl.
+    usable_P: prompts with a signal and enough rollouts; the others keep their base advantage.
+    credit_PN: set by the estimator: the part of each rollout's advantage that diversity brought.
+    """
+
+    settings: SetRLSettings
+    groups: Groups
+    signal: SignalBatch
+    rewards_PN: torch.Tensor
+    base_BT: torch.Tensor
+    returns_BT: torch.Tensor
+    generator: torch.Generator
+    usable_P: torch.Tensor
+    credit_PN: torch.Tensor | None = None
+
+    @property
+    def usable_PN(self) -> torch.Tensor:
+        """(P, N) True for the rollouts of usable prompts."""
+        return self.groups.mask_PN & self.usable_P[:, None]
+
+
+Advantages = tuple[torch.Tensor, torch.Tensor]
+Estimator = Callable[..., Advantages]
+
+
+def min_group_size(estimator: str, settings: SetRLSettings) -> int:
+    """Rollouts that a prompt needs for the estimator to say anything about it."""
+    if estimator == "set_loo":
+        return MIN_GROUP_SET_LOO
+    # With n = N there is one set, and its advantage is 0 by construction.
+    return 2 if estimator == "grpo_div" else settings.set_size + 1
+
+
+def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tensor]], Estimator]:
+    """Register under verl's calling convention a function of (step, response_mask) that returns advantages (B, T)."""
+
+    def decorate(function: Callable[[Step, torch.Tensor], torch.Tensor]) -> Estimator:
+        def estimator(
+            token_level_rewards: torch.Tensor,
+            response_mask: torch.Tensor,
+            index: Any = None,
+            config: Any = None,
+            step: Step | None = None,
+            **kwargs: Any,
+        ) -> Advantages:
+            if step is None:
+                raise ValueError(wrong_mode_message(name))
+            return function(step, response_mask), step.returns_BT
+
+        estimator.__name__ = f"{name}_advantage"
+        estimator.__doc__ = function.__doc__
+        return register_adv_est(name)(estimator)
+
+    return decorate
+
+
+@_register("set_loo")
+def set_loo_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor:
+    """SetPO: the base advantage plus coef times the leave-one-out credit, raw (arXiv 2602.01062, Alg. 1)."""
+    coef = step.settings.coef
+    if step.signal.kernel_PNN is not None:
+        kernel_PNN = step.signal.kernel_PNN
+    else:
+        assert step.signal.clusters_PN is not None
+        kernel_PNN = equality_kernel(step.signal.clusters_PN, step.usable_PN)
+    step.credit_PN = coef * set_loo(kernel_PNN, step.usable_PN, step.settings.shaping)
+    if coef == 0:
+        return step.base_BT  # not even a signed zero differs from the base method
+    return step.base_BT + step.groups.scatter(step.credit_PN)[:, None] * response_mask_BT
+
+
+@_register("poly_epo")
+def poly_epo_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor:
+    """Poly-EPO: the marginal advantage of the polychromic objective (arXiv 2604.17654, Eq. 8 and 10)."""
+    return _set_rl(step, response_mask_BT, objective_of("poly_epo", step.settings))
+
+
+@_register("set_rl")
+def set_rl_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor:
+    """Set RL: the marginal advantage of `algorithm.set_rl.objective` (arXiv 2604.17654, Eq. 8)."""
+    return _set_rl(step, response_mask_BT, step.settings.objective)
+
+
+@_register("grpo_div")
+def grpo_div_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor:
+    """GRPO+DIV, Poly-EPO's baseline: a bonus for rare clusters, whatever the reward (arXiv 2604.17654, section 6)."""
+    clusters_PN = _clusters(step)
+    advantage_PN = grpo_div(step.rewards_PN, clusters_PN, step.settings.coef, step.usable_PN)
+    reward_only_PN = grpo_div(step.rewards_PN, clusters_PN, 0.0, step.usable_PN)
+    step.credit_PN = advantage_PN - reward_only_PN
+    return _replace(step, advantage_PN, response_mask_BT)
+
+
+def _set_rl(step: Step, response_mask_BT: torch.Tensor, objective: str) -> torch.Tensor:
+    settings, clusters_PN = step.settings, _clusters(step)
+    advantage_PN = torch.zeros_like(step.rewards_PN)
+    for rows_P, num_sets in _split_by_num_sets(step):
+        advantage_PN[rows_P] = marginal_set_advantage(
+            step.rewards_PN[rows_P],
+            clusters_PN[rows_P],
+            set_size=settings.set_size,
+            objective=objective,
+            num_sets=num_sets,
+            mask_PN=step.usable_PN[rows_P],
+            zero_single_cluster=settings.zero_single_cluster,
+            reduction=settings.reduction,
+            generator=step.generator,
+        )
+    step.credit_PN = advantage_PN - _reward_part(step, clusters_PN, objective)
+    return _replace(step, advantage_PN, response_mask_BT)
+
+
+def _split_by_num_sets(step: Step) -> list[tuple[torch.Tensor, int | None]]:
+    """Rows of the usable prompts, and the number of sets to draw: all where a ragged group has no more than that."""
+    num_sets, set_size = step.settings.num_sets, step.settings.set_size
+    if num_sets is None:
+        return [(step.usable_P, None)]
+    has_more_P = torch.tensor([math.comb(size, set_size) > num_sets for size in step.groups.sizes_P.tolist()])
+    return [(step.usable_P & has_more_P, num_sets), (step.usable_P & ~has_more_P, None)]
+
+
+def _reward_part(step: Step, clusters_PN: torch.Tensor, objective: str) -> torch.Tensor:
+    """What the advantage would be if only mean reward varied between sets, and diversity stayed at its mean."""
+    settings, mask_PN = step.settings, step.usable_PN
+    reward_PN = marginal_set_advantage(
+        step.rewards_PN[step.usable_P],
+        set_size=settings.set_size,
+        objective="mean",
+        mask_PN=mask_PN[step.usable_P],
+        reduction=settings.reduction,
+    )
+    part_PN = torch.zeros_like(step.rewards_PN)
+    part_PN[step.usable_P] = reward_PN
+    if objective == "polychromic":
+        part_PN *= expected_diversity(clusters_PN, mask_PN, settings.set_size)[:, None]
+    return part_PN
+
+
+def expected_diversity(clusters_PN: torch.Tensor, mask_PN: torch.Tensor, set_size: int) -> torch.Tensor:
+    """(P,) mean over all sets of distinct clusters / n (Poly-EPO Eq. 11); 0 for prompts with fewer than n rollouts."""
+    diversity_P = torch.zeros(len(mask_PN))
+    enough_P = mask_PN.sum(-1) >= set_size
+    if enough_P.any():
+        diversity_P[enough_P] = set_diversity(clusters_PN[enough_P], set_size=set_size, mask_PN=mask_PN[enough_P])
+    return diversity_P
+
+
+def _clusters(step: Step) -> torch.Tensor:
+    assert step.signal.clusters_PN is not None, "checked at start: this estimator takes a signal of clusters"
+    return step.signal.clusters_PN
+
+
+def _replace(step: Step, advantage_PN: torch.Tensor, response_mask_BT: torch.Tensor) -> torch.Tensor:
+    """The set advantage on the rows of usable prompts, the base advantage on the others."""
+    ours_BT = step.groups.scatter(advantage_PN)[:, None] * response_mask_BT
+    usable_B = step.groups.scatter(step.usable_PN)
+    return torch.where(usable_B[:, None], ours_BT.to(step.base_BT.dtype), step.base_BT)

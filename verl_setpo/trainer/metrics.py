@@ -1,0 +1,116 @@
+"""The figures under `set_rl/` of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from verl_setpo.set_rl import SHAPINGS, set_diversity
+from verl_setpo.trainer.estimators import Step
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What the metrics and the rollout log are made of.
+
+    advantage_PN: as trained on. base_PN: the base method's. clusters_PN: the method's clusters or, for a method with
+    a kernel, clusters of equal answers; all -1 when no answer is known. failed, too_small: numbers of prompts.
+    """
+
+    estimator: str
+    step: Step
+    advantage_PN: torch.Tensor
+    base_PN: torch.Tensor
+    clusters_PN: torch.Tensor
+    failed: int
+    too_small: int
+    out_of_range: int
+
+
+def step_metrics(report: StepReport) -> dict[str, float]:
+    """Figures of one step; README.md says how to read each."""
+    step, settings = report.step, report.step.settings
+    mask_PN = step.groups.mask_PN
+    prompts = max(len(step.groups.uids), 1)
+    correct_PN = mask_PN & (step.rewards_PN > settings.correct_threshold)
+    zero_P = (torch.where(mask_PN, report.advantage_PN, 0.0) == 0).all(-1)
+    metrics = {
+        "set_rl/prompts_with_correct": correct_PN.any(-1).float().mean().item() if prompts else 0.0,
+        "set_rl/zero_advantage_prompts": zero_P.float().mean().item(),
+        "set_rl/groups_without_signal": float(report.failed),
+        "set_rl/groups_too_small": float(report.too_small),
+        "set_rl/rewards_out_of_range": float(report.out_of_range),
+        "set_rl/coef": settings.coef,
+        "set_rl/set_size": float(settings.set_size),
+        **_cluster_metrics(report, correct_PN),
+        **_credit_metrics(report),
+    }
+    diversity_P = _set_diversity(report)
+    if len(diversity_P):
+        metrics["set_rl/set_diversity/mean"] = diversity_P.mean().item()
+    return metrics
+
+
+def _cluster_metrics(report: StepReport, correct_PN: torch.Tensor) -> dict[str, float]:
+    mask_PN, clusters_PN = report.step.groups.mask_PN, report.clusters_PN
+    if not (clusters_PN[mask_PN] >= 0).any():
+        return {}
+    return {
+        "set_rl/clusters_per_prompt/mean": count_distinct(clusters_PN, mask_PN).mean().item(),
+        "set_rl/correct_clusters_per_prompt/mean": count_distinct(clusters_PN, correct_PN).mean().item(),
+        "set_rl/degenerate_fraction": (clusters_PN[mask_PN] < 0).float().mean().item(),
+    }
+
+
+def _credit_metrics(report: StepReport) -> dict[str, float]:
+    step = report.step
+    assert step.credit_PN is not None
+    credit = step.credit_PN[step.usable_PN].float()
+    if not len(credit):
+        return {}
+    rest = report.advantage_PN[step.usable_PN].float() - credit
+    size, rest_size = credit.abs().mean().item(), rest.abs().mean().item()
+    return {
+        "set_rl/credit/mean": credit.mean().item(),
+        "set_rl/credit/std": credit.std(unbiased=False).item(),
+        "set_rl/credit/min": credit.min().item(),
+        "set_rl/credit/max": credit.max().item(),
+        # Of the advantage's size, the part that diversity brought.
+        "set_rl/credit_share": size / (size + rest_size) if size + rest_size > 0 else 0.0,
+    }
+
+
+def _set_diversity(report: StepReport) -> torch.Tensor:
+    """(usable prompts,) the method's own diversity of a set: SetPO's D(S), or Poly-EPO's mean of |U(G)|/n."""
+    step, usable_P = report.step, report.step.usable_P
+    mask_PN = step.usable_PN[usable_P]
+    if report.estimator != "set_loo":
+        size = step.settings.set_size if report.estimator != "grpo_div" else 2
+        return set_diversity(report.clusters_PN[usable_P], set_size=size, mask_PN=mask_PN)
+    if step.signal.kernel_PNN is None:
+        return kernel_diversity(
+            (report.clusters_PN[usable_P][:, :, None] == report.clusters_PN[usable_P][:, None, :]).float(),
+            mask_PN,
+            step.settings.shaping,
+        )
+    return kernel_diversity(step.signal.kernel_PNN[usable_P], mask_PN, step.settings.shaping)
+
+
+def kernel_diversity(kernel_PNN: torch.Tensor, mask_PN: torch.Tensor, shaping: str) -> torch.Tensor:
+    """(P,) SetPO's set diversity D(S), arXiv 2602.01062, Eq. 3."""
+    pair_PNN = mask_PN[:, :, None] & mask_PN[:, None, :]
+    kernel_PNN = torch.where(pair_PNN, kernel_PNN, 0.0)
+    count_P1 = mask_PN.sum(-1, keepdim=True)
+    mass_PN = (kernel_PNN.sum(-1) - kernel_PNN.diagonal(dim1=1, dim2=2)) / (count_P1 - 1).clamp(min=1)
+    shaped_PN = torch.where(mask_PN, SHAPINGS[shaping](mass_PN), 0.0)
+    return shaped_PN.sum(-1) / count_P1[:, 0].clamp(min=1)
+
+
+def count_distinct(clusters_PN: torch.Tensor, mask_PN: torch.Tensor) -> torch.Tensor:
+    """(P,) distinct clusters, degenerates apart, among the masked rollouts of each prompt."""
+    clusters_PN = torch.where(mask_PN & (clusters_PN >= 0), clusters_PN, -1)
+    ordered_PN = clusters_PN.sort(-1).values
+    first_PN = torch.ones_like(ordered_PN, dtype=torch.bool)
+    first_PN[:, 1:] = ordered_PN[:, 1:] != ordered_PN[:, :-1]
+    return (first_PN & (ordered_PN >= 0)).sum(-1).float()

@@ -1,0 +1,276 @@
+"""verl's three trainers with set-level advantages: set_sync, set_colocate_async, set_separate_async.
+
+The only change against verl's own is `_compute_advantage`: verl first computes the base method's advantage with its
+own code, then the set estimator reads the group's signal and writes the advantage that is trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import DictConfig, OmegaConf, open_dict
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.trainer.ppo.v1 import (
+    PPOTrainerColocateAsync,
+    PPOTrainerSeparateAsync,
+    PPOTrainerSync,
+    register_trainer,
+)
+from verl.workers.utils.padding import response_to_nested
+
+from verl_setpo.signals import Rollout, build_signal
+from verl_setpo.signals.answer import cluster_answers, find_answer
+from verl_setpo.trainer.estimators import Step, min_group_size
+from verl_setpo.trainer.groups import Groups
+from verl_setpo.trainer.metrics import StepReport, step_metrics
+from verl_setpo.trainer.rollout_log import rollout_rows, write_rollout_log
+from verl_setpo.trainer.settings import TRAINER_MODES, Method, check_config
+
+logger = logging.getLogger(__name__)
+
+
+class SetRLMixin:
+    """Set-level advantages for a verl trainer; mixed in before verl's class."""
+
+    config: DictConfig
+    global_steps: int
+    tokenizer: Any
+
+    def __init__(self, config: DictConfig) -> None:
+        self.method = check_config(config)
+        self.settings = self.method.settings
+        self.signal = build_signal(self.settings.signal.name, self.settings.signal_keys)
+        self._checked_rewards = False
+        prepare_config(config, self.method)
+        super().__init__(config)  # type: ignore[call-arg]
+        logger.warning(
+            "verl_setpo: %s on base estimator %s, signal %s, coef %s, set_size %s",
+            self.method.estimator,
+            self.method.base_estimator,
+            self.settings.signal.name,
+            self.settings.coef,
+            self.settings.set_size,
+        )
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        """Base advantage by verl, then the set estimator over it; both end up in TransferQueue."""
+        estimator = self.method.estimator
+        with _estimator(self.config.algorithm, self.method.base_estimator):
+            batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+
+        rows = _Rows.read(batch, self.config.algorithm.use_kl_in_reward)
+        groups = Groups.of(batch.keys, batch.tags)
+        step, rollouts, counts = self._step(estimator, rows, groups)
+        advantages_BT, _ = get_adv_estimator_fn(estimator)(
+            token_level_rewards=rows.rewards_BT,
+            response_mask=rows.mask_BT,
+            index=[key.rsplit("_", 2)[0] for key in batch.keys],
+            config=self.config.algorithm,
+            step=step,
+        )
+        self._report(estimator, step, rows, rollouts, advantages_BT, counts, metrics, batch)
+        advantages = response_to_nested(advantages_BT, rows.nested_mask)
+        return tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict({"advantages": advantages}, batch_size=len(batch)),
+        )
+
+    def _step(
+        self, estimator: str, rows: _Rows, groups: Groups
+    ) -> tuple[Step, list[list[Rollout]], dict[str, int]]:
+        """Collect the signal and decide which prompts can use it."""
+        rollouts = [
+            [rows.rollout(row, uid, session, self.tokenizer) for row, session in zip(members, sessions, strict=True)]
+            for uid, members, sessions in zip(groups.uids, groups.members(), groups.sessions, strict=True)
+        ]
+        signal = self.signal.collect(rollouts)
+        failed_P = torch.tensor([cause is not None for cause in signal.failures], dtype=torch.bool)
+        small_P = groups.sizes_P < min_group_size(estimator, self.settings)
+        for cause in sorted({cause for cause in signal.failures if cause is not None}):
+            logger.warning(
+                "verl_setpo: step %s: %d prompts have no signal from %s and train on their base advantage: %s",
+                self.global_steps,
+                signal.failures.count(cause),
+                self.settings.signal.name,
+                cause,
+            )
+        rewards_PN, out_of_range = self._unit_rewards(estimator, groups, groups.gather(rows.rewards_BT.sum(-1)))
+        step = Step(
+            settings=self.settings,
+            groups=groups,
+            signal=signal,
+            rewards_PN=rewards_PN,
+            base_BT=rows.advantages_BT,
+            returns_BT=rows.returns_BT,
+            generator=torch.Generator().manual_seed(self.settings.seed + self.global_steps),
+            usable_P=~failed_P & ~small_P,
+        )
+        counts = {
+            "failed": int(failed_P.sum()),
+            "too_small": int((small_P & ~failed_P).sum()),
+            "out_of_range": out_of_range,
+        }
+        return step, rollouts, counts
+
+    def _unit_rewards(
+        self, estimator: str, groups: Groups, rewards_PN: torch.Tensor
+    ) -> tuple[torch.Tensor, int]:
+        """Map `reward_range` to [0, 1]. set_loo's base method takes any reward, so nothing is asked of it there.
+
+        Raises ValueError in the first step for rewards outside the range: that is a wrong key. Later ones are clamped
+        and counted, so that one odd reward does not end a long run.
+        """
+        if estimator == "set_loo":
+            return rewards_PN, 0
+        low, high = self.settings.reward_range
+        outside_PN = groups.mask_PN & ~((rewards_PN >= low) & (rewards_PN <= high))
+        count = int(outside_PN.sum())
+        if count:
+            example = rewards_PN[outside_PN][0].item()
+            message = (
+                f"{count} rewards lie outside algorithm.set_rl.reward_range=[{low}, {high}], for example {example:g}: "
+                "set it to the lowest and highest reward that your reward function gives"
+            )
+            if not self._checked_rewards:
+                raise ValueError(f"{message} ({estimator} needs them mapped to [0, 1]).")
+            logger.warning("verl_setpo: step %s: %s; clamped.", self.global_steps, message)
+        self._checked_rewards = True
+        unit_PN = ((rewards_PN - low) / (high - low)).nan_to_num(0.0).clamp(0.0, 1.0)
+        return torch.where(groups.mask_PN, unit_PN, 0.0), count
+
+    def _report(
+        self,
+        estimator: str,
+        step: Step,
+        rows: _Rows,
+        rollouts: list[list[Rollout]],
+        advantages_BT: torch.Tensor,
+        counts: dict[str, int],
+        metrics: dict,
+        batch: KVBatchMeta,
+    ) -> None:
+        """Metrics for verl's loggers and, when asked for, one line per rollout."""
+        clusters_PN = step.signal.clusters_PN
+        report = StepReport(
+            estimator=estimator,
+            step=step,
+            advantage_PN=step.groups.gather(_first_token(advantages_BT, rows.mask_BT)),
+            base_PN=step.groups.gather(_first_token(step.base_BT, rows.mask_BT)),
+            clusters_PN=cluster_answers(rollouts) if clusters_PN is None else clusters_PN,
+            **counts,
+        )
+        metrics.update(step_metrics(report))
+        if self.settings.rollout_log:
+            extras = rows.log_extras(batch.keys, self.config.data.max_response_length, self.tokenizer.eos_token_id)
+            write_rollout_log(
+                self.settings.rollout_log, rollout_rows(report, extras, self.global_steps), self.global_steps
+            )
+
+
+class _Rows:
+    """The columns of one batch that the set estimators need, as padded (B, T) tensors or lists of length B."""
+
+    def __init__(self, data: TensorDict, reward_field: str) -> None:
+        self.nested_mask = data["response_mask"]
+        self.responses = list(data["responses"].unbind())
+        padded = data.select("response_mask", reward_field, "advantages", "returns").to_padded_tensor()
+        self.mask_BT = padded["response_mask"]
+        self.rewards_BT = padded[reward_field]
+        self.advantages_BT = padded["advantages"]
+        self.returns_BT = padded["returns"]
+        self.extra_fields = list(data["extra_fields"]) if "extra_fields" in data else [{}] * len(self.responses)
+        self.extra_info = list(data["extra_info"]) if "extra_info" in data else [{}] * len(self.responses)
+        self.answers: dict[int, str] = {}
+
+    @classmethod
+    def read(cls, batch: KVBatchMeta, kl_in_reward: bool) -> _Rows:
+        reward_field = "token_level_rewards" if kl_in_reward else "rm_scores"
+        fields = ["response_mask", "responses", reward_field, "advantages", "returns", "extra_fields", "extra_info"]
+        return cls(
+            tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields), reward_field
+        )
+
+    def rollout(self, row: int, uid: str, session: int, tokenizer: Any) -> Rollout:
+        tokens = self.responses[row]
+
+        def text() -> str:
+            return tokenizer.decode(tokens, skip_special_tokens=True)
+
+        info = self.extra_fields[row].get("reward_extra_info") or {}
+        answer = info.get("pred")
+        # The reward function's own canonical answer, else what the response marks as its answer.
+        self.answers[row] = find_answer(text()) if answer is None else str(answer)
+        return Rollout(uid=uid, session=session, token_ids=tokens, answer=self.answers[row], text=text)
+
+    def log_extras(self, keys: list[str], max_length: int, eos_token_id: int) -> list[dict[str, Any]]:
+        extras: list[dict[str, Any]] = []
+        for row, (key, tokens) in enumerate(zip(keys, self.responses, strict=True)):
+            info = self.extra_info[row]
+            extras.append(
+                {
+                    "key": key,
+                    "prompt_index": info.get("index") if isinstance(info, dict) else None,
+                    "answer": self.answers.get(row),
+                    "length": len(tokens),
+                    # verl keeps no finish reason: a response that fills the limit and does not end was cut.
+                    "truncated": len(tokens) >= max_length and int(tokens[-1]) != eos_token_id,
+                }
+            )
+        return extras
+
+
+def _first_token(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+    """(B,) each row's value at its first trained token; 0 where no token is trained."""
+    first_B = mask_BT.argmax(-1, keepdim=True)
+    return torch.where(mask_BT.any(-1), values_BT.gather(-1, first_B)[:, 0], 0.0)
+
+
+def prepare_config(config: DictConfig, method: Method) -> None:
+    """Write into verl's config what the rest of verl must see under our method."""
+    with open_dict(config):
+        # verl compares the mode's name and looks up keys by it, so the parent class must see its own.
+        config.trainer.v1.trainer_mode = TRAINER_MODES[config.trainer.v1.trainer_mode]
+        config.algorithm.adv_estimator = method.estimator
+        config.algorithm.set_rl.base_estimator = method.base_estimator
+        if method.base_estimator == "gae" and config.critic.enable is None:
+            config.critic.enable = True  # verl would decide by adv_estimator, which is ours
+        manager = config.reward.reward_manager
+        if manager.name != "set_rl":
+            # A recipe's own reward manager keeps giving the reward, inside ours.
+            config.algorithm.set_rl.reward_manager = OmegaConf.create(OmegaConf.to_container(manager))
+            manager.source, manager.name = "register", "set_rl"
+
+
+@contextmanager
+def _estimator(algorithm: DictConfig, base: str) -> Iterator[None]:
+    """Let verl's own code see the base estimator's name while it computes the base advantage."""
+    ours = algorithm.adv_estimator
+    algorithm.adv_estimator = base
+    try:
+        yield
+    finally:
+        algorithm.adv_estimator = ours
+
+
+@register_trainer("set_sync")
+class SetSyncTrainer(SetRLMixin, PPOTrainerSync):
+    """verl's synchronous trainer with set-level advantages."""
+
+
+@register_trainer("set_colocate_async")
+class SetColocateAsyncTrainer(SetRLMixin, PPOTrainerColocateAsync):
+    """verl's colocated asynchronous trainer (partial rollouts) with set-level advantages."""
+
+
+@register_trainer("set_separate_async")
+class SetSeparateAsyncTrainer(SetRLMixin, PPOTrainerSeparateAsync):
+    """verl's fully asynchronous trainer (separate rollout machines) with set-level advantages."""
+

@@ -1,0 +1,215 @@
+"""The keys under `algorithm.set_rl`, and what must hold before a run starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from verl_setpo.set_rl import SHAPINGS, get_objective
+from verl_setpo.signals import build_signal, signal_class
+
+ESTIMATORS = ("set_loo", "poly_epo", "grpo_div", "set_rl")
+TRAINER_MODES = {
+    "set_sync": "sync",
+    "set_colocate_async": "colocate_async",
+    "set_separate_async": "separate_async",
+}
+"""Our trainer modes, and verl's mode that each extends."""
+
+MIN_GROUP_SET_LOO = 3  # SetPO Eq. 4: a group without one of its rollouts must still hold a pair.
+
+
+class SignalSettings(BaseModel):
+    """`algorithm.set_rl.signal`: `name`, and the keys of that signal."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+
+class SetRLSettings(BaseModel):
+    """`algorithm.set_rl`. See `config/set_rl/*.yaml` for each key's meaning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    estimator: str | None = None
+    coef: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    base_estimator: str | None = None
+    shaping: str = "neg_log1p"
+    set_size: int = Field(default=4, ge=1)
+    num_sets: int | None = Field(default=None, ge=1)
+    objective: str = "polychromic"
+    zero_single_cluster: bool = True
+    reduction: Literal["mean", "sum"] = "mean"
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    correct_threshold: float = 0.5
+    signal: SignalSettings
+    reward_manager: str | dict[str, Any] = "naive"
+    rollout_log: str | None = None
+    seed: int = 0
+
+    @field_validator("base_estimator")
+    @classmethod
+    def _not_one_of_ours(cls, name: str | None) -> str | None:
+        if name in ESTIMATORS:
+            raise ValueError(f"is {name!r}, but must be an estimator of verl's own, such as grpo or rloo")
+        return name
+
+    @field_validator("estimator")
+    @classmethod
+    def _one_of_ours(cls, name: str | None) -> str | None:
+        if name is not None and name not in ESTIMATORS:
+            raise ValueError(f"is {name!r}, but must be one of {', '.join(ESTIMATORS)}")
+        return name
+
+    @field_validator("reward_range")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not bounds[0] < bounds[1]:
+            raise ValueError(f"is {list(bounds)}, but must be [lowest, highest] with lowest < highest")
+        return bounds
+
+    @property
+    def signal_keys(self) -> dict[str, Any]:
+        """The keys of `signal` other than its name."""
+        return dict(self.signal.model_extra or {})
+
+
+def read_settings(algorithm: DictConfig) -> SetRLSettings:
+    """Validate `algorithm.set_rl`.
+
+    Raises ValueError with one sentence that names the key and the cure.
+    """
+    subtree = algorithm.get("set_rl")
+    if subtree is None:
+        raise ValueError(
+            f"algorithm.adv_estimator={algorithm.get('adv_estimator')} has no algorithm.set_rl: "
+            "add +set_rl=set_loo, poly_epo, pass_at_n or grpo_div to the command line."
+        )
+    try:
+        return SetRLSettings.model_validate(OmegaConf.to_container(subtree, resolve=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["algorithm.set_rl", *map(str, first["loc"])])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(SetRLSettings.model_fields)
+            raise ValueError(f"{key} is not a key of verl_setpo; the keys are {known}.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{key}: {message} (found {first['input']!r}).") from None
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a run trains with: the set estimator, verl's estimator that it builds on, and the settings."""
+
+    estimator: str
+    base_estimator: str
+    settings: SetRLSettings
+
+
+def check_config(config: DictConfig) -> Method:
+    """What must hold before any process starts; returns the method in force.
+
+    A recipe often names verl's estimator on its command line, which wins over `+set_rl=...`: that estimator is then
+    the base, and the method is the group's `algorithm.set_rl.estimator`.
+
+    Raises ValueError with one sentence that names the key to set.
+    """
+    mode = config.trainer.v1.trainer_mode
+    named = str(config.algorithm.adv_estimator)
+    subtree = config.algorithm.get("set_rl")
+    estimator = named if named in ESTIMATORS else subtree.get("estimator") if subtree is not None else None
+    if estimator is None:
+        raise ValueError(
+            f"trainer.v1.trainer_mode={mode} needs one of our estimators, not algorithm.adv_estimator={named}: "
+            f"set algorithm.adv_estimator to one of {', '.join(ESTIMATORS)} (with +set_rl=...), "
+            f"or trainer.v1.trainer_mode={TRAINER_MODES.get(mode, 'sync')}."
+        )
+    if mode not in TRAINER_MODES:
+        raise ValueError(wrong_mode_message(estimator, mode))
+    if not config.trainer.get("use_v1", True):
+        raise ValueError("trainer.use_v1=False is verl's old trainer, which this package does not extend: set it True.")
+
+    settings = read_settings(config.algorithm)
+    base = settings.base_estimator or (named if named not in ESTIMATORS else "grpo")
+    _check_base(base)
+    _check_signal(estimator, settings)
+    _check_group(estimator, settings, config.actor_rollout_ref.rollout.n)
+    _check_objective(estimator, settings)
+    if estimator != "set_loo" and config.algorithm.get("use_kl_in_reward", False):
+        raise ValueError(
+            f"algorithm.use_kl_in_reward=True makes rewards unbounded, and {estimator} multiplies or compares them "
+            "within a set: set it False and actor_rollout_ref.actor.use_kl_loss=True for a KL term."
+        )
+    return Method(estimator, base, settings)
+
+
+def objective_of(estimator: str, settings: SetRLSettings) -> str:
+    """The set objective in force: poly_epo is the polychromic one by name."""
+    return "polychromic" if estimator == "poly_epo" else settings.objective
+
+
+def wrong_mode_message(estimator: str, mode: str | None = None) -> str:
+    """The sentence for an estimator of ours under a trainer mode that is not."""
+    has = f" (it is {mode})" if mode else ""
+    return (
+        f"algorithm.adv_estimator={estimator} needs a trainer mode that brings it the group's diversity signal{has}: "
+        "set trainer.v1.trainer_mode=set_sync (or set_colocate_async, set_separate_async), "
+        f"or add +set_rl={'pass_at_n' if estimator == 'set_rl' else estimator}, which sets all that is needed."
+    )
+
+
+def _check_base(base: str) -> None:
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    if base not in ADV_ESTIMATOR_REGISTRY:
+        known = ", ".join(name for name in ADV_ESTIMATOR_REGISTRY if name not in ESTIMATORS)
+        raise ValueError(f"algorithm.set_rl.base_estimator={base} is unknown to verl; it has {known}.")
+
+
+def _check_objective(estimator: str, settings: SetRLSettings) -> None:
+    if estimator == "set_loo" and settings.shaping not in SHAPINGS:
+        raise ValueError(
+            f"algorithm.set_rl.shaping={settings.shaping} is unknown; the shapings are {', '.join(SHAPINGS)}."
+        )
+    if estimator in ("poly_epo", "set_rl"):
+        try:
+            get_objective(objective_of(estimator, settings))
+        except ValueError as error:
+            raise ValueError(f"algorithm.set_rl.objective: {error}") from None
+
+
+def _check_signal(estimator: str, settings: SetRLSettings) -> None:
+    provides = signal_class(settings.signal.name).provides
+    build_signal(settings.signal.name, settings.signal_keys)
+    if estimator != "set_loo" and provides != "clusters":
+        raise ValueError(
+            f"algorithm.set_rl.signal.name={settings.signal.name} gives a {provides}, and {estimator} needs clusters: "
+            "set algorithm.set_rl.signal.name=answer."
+        )
+
+
+def _check_group(estimator: str, settings: SetRLSettings, rollouts: int) -> None:
+    if estimator == "set_loo" and rollouts < MIN_GROUP_SET_LOO:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.n={rollouts} is too few for set_loo, whose leave-one-out credit needs groups "
+            f"of at least {MIN_GROUP_SET_LOO}: raise rollout.n."
+        )
+    if estimator == "grpo_div" and rollouts < 2:
+        raise ValueError("actor_rollout_ref.rollout.n=1 leaves grpo_div nothing to compare: set it to at least 2.")
+    if estimator in ("poly_epo", "set_rl"):
+        if settings.set_size >= rollouts:
+            raise ValueError(
+                f"algorithm.set_rl.set_size={settings.set_size} must be smaller than "
+                f"actor_rollout_ref.rollout.n={rollouts}: with one set a group every advantage is 0."
+            )
+        if settings.num_sets is not None:
+            possible = math.comb(rollouts, settings.set_size)
+            if settings.num_sets > possible:
+                raise ValueError(
+                    f"algorithm.set_rl.num_sets={settings.num_sets} is more than the {possible} sets of "
+                    f"{settings.set_size} among {rollouts} rollouts: lower it, or set it to null for all sets."
+                )
