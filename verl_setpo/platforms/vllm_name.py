@@ -24,7 +24,7 @@ class _VllmCpuAsVllm(metadata.Distribution):
         return self._actual.locate_file(path)
 
     @property
-    def metadata(self) -> Message:  # type: ignore[override]
+    def metadata(self) -> Message:
         answer: Message = self._actual.metadata  # type: ignore[assignment]
         version = answer["Version"].split("+")[0] + "+cpu"
         del answer["Name"], answer["Version"]

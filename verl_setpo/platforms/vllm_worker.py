@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
@@ -14,6 +16,8 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
     vLLM packs linear weights for the CPU once they are loaded, so verl's in-place load into the packed parameters
     fails; `reload_weights` restores the checkpoint layout, loads, and packs again.
     """
+
+    model_runner: Any  # of the vLLM worker that this class is mixed into
 
     def update_weights_from_ipc(
         self, peft_config: dict | None = None, base_sync_done: bool = False, use_shm: bool = False

@@ -52,7 +52,7 @@ class Signal(ABC):
 
     async def submit(self, rollout: Rollout) -> None:
         """Start work for one rollout. A signal that is cheap enough to compute at `collect` does nothing here."""
-        return None
+        return
 
     @abstractmethod
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
@@ -88,7 +88,7 @@ def signal_class(name: str) -> type[Signal]:
 def build_signal(name: str, keys: dict[str, Any]) -> Signal:
     """Build a signal from its name and keys; ValueError names a key that it does not have."""
     cls = signal_class(name)
-    known = [parameter for parameter in inspect.signature(cls).parameters]
+    known = list(inspect.signature(cls).parameters)
     for key in keys:
         if key not in known:
             has = f"its keys are {', '.join(known)}" if known else "it has no keys"

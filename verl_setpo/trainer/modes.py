@@ -44,11 +44,7 @@ class SetRLMixin:
     tokenizer: Any
 
     def __init__(self, config: DictConfig) -> None:
-        self.method = check_config(config)
-        self.settings = self.method.settings
-        self.signal = build_signal(self.settings.signal.name, self.settings.signal_keys)
-        self._checked_rewards = False
-        prepare_config(config, self.method)
+        self._read_method(config)
         super().__init__(config)  # type: ignore[call-arg]
         logger.warning(
             "verl_setpo: %s on base estimator %s, signal %s, coef %s, set_size %s",
@@ -58,6 +54,13 @@ class SetRLMixin:
             self.settings.coef,
             self.settings.set_size,
         )
+
+    def _read_method(self, config: DictConfig) -> None:
+        self.method = check_config(config)
+        self.settings = self.method.settings
+        self.signal = build_signal(self.settings.signal.name, self.settings.signal_keys)
+        self._checked_rewards = False
+        prepare_config(config, self.method)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Base advantage by verl, then the set estimator over it; both end up in TransferQueue."""
@@ -83,9 +86,7 @@ class SetRLMixin:
             fields=TensorDict({"advantages": advantages}, batch_size=len(batch)),
         )
 
-    def _step(
-        self, estimator: str, rows: _Rows, groups: Groups
-    ) -> tuple[Step, list[list[Rollout]], dict[str, int]]:
+    def _step(self, estimator: str, rows: _Rows, groups: Groups) -> tuple[Step, list[list[Rollout]], dict[str, int]]:
         """Collect the signal and decide which prompts can use it."""
         rollouts = [
             [rows.rollout(row, uid, session, self.tokenizer) for row, session in zip(members, sessions, strict=True)]
@@ -120,9 +121,7 @@ class SetRLMixin:
         }
         return step, rollouts, counts
 
-    def _unit_rewards(
-        self, estimator: str, groups: Groups, rewards_PN: torch.Tensor
-    ) -> tuple[torch.Tensor, int]:
+    def _unit_rewards(self, estimator: str, groups: Groups, rewards_PN: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Map `reward_range` to [0, 1]. set_loo's base method takes any reward, so nothing is asked of it there.
 
         Raises ValueError in the first step for rewards outside the range: that is a wrong key. Later ones are clamped
@@ -273,4 +272,3 @@ class SetColocateAsyncTrainer(SetRLMixin, PPOTrainerColocateAsync):
 @register_trainer("set_separate_async")
 class SetSeparateAsyncTrainer(SetRLMixin, PPOTrainerSeparateAsync):
     """verl's fully asynchronous trainer (separate rollout machines) with set-level advantages."""
-

@@ -31,6 +31,8 @@ class SetRewardManager(RewardManagerBase):
     """Takes the reward from the manager that `algorithm.set_rl.reward_manager` names, notes the final answer as
     "pred" where the reward function did not, and submits the rollout to the signal while others still generate."""
 
+    tokenizer: Any
+
     def __init__(self, config: Any, tokenizer: Any, compute_score: Any, **kwargs: Any) -> None:
         super().__init__(config, tokenizer, compute_score)
         self.settings = read_settings(config.algorithm)
