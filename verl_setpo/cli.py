@@ -2,6 +2,7 @@
 
 import typer
 
+from verl_setpo.doctor import doctor
 from verl_setpo.evaluation.commands import report
 from verl_setpo.tasks.commands import data
 
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.command("report")(report)
+app.command("doctor")(doctor)
 
 
 def main() -> None:

@@ -13,5 +13,4 @@ preflight.check_command_line(sys.orig_argv)
 platforms.register()
 
 # Imported for their registrations with verl.
-from verl_setpo.trainer import estimators, reward_manager  # noqa: E402, F401
-from verl_setpo.trainer import modes  # noqa: E402, F401
+from verl_setpo.trainer import estimators, modes, reward_manager  # noqa: E402, F401

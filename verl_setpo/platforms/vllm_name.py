@@ -9,6 +9,7 @@ import importlib.metadata as metadata
 import sys
 from collections.abc import Iterable
 from email.message import Message
+from typing import Any
 
 
 class _VllmCpuAsVllm(metadata.Distribution):
@@ -20,11 +21,11 @@ class _VllmCpuAsVllm(metadata.Distribution):
     def read_text(self, filename: str) -> str | None:
         return self._actual.read_text(filename)
 
-    def locate_file(self, path):  # type: ignore[no-untyped-def]
+    def locate_file(self, path: Any) -> Any:
         return self._actual.locate_file(path)
 
     @property
-    def metadata(self) -> Message:
+    def metadata(self) -> Message:  # type: ignore[override]
         answer: Message = self._actual.metadata  # type: ignore[assignment]
         version = answer["Version"].split("+")[0] + "+cpu"
         del answer["Name"], answer["Version"]
@@ -35,10 +36,10 @@ class _VllmCpuAsVllm(metadata.Distribution):
 class _Finder(metadata.DistributionFinder):
     """Answers for "vllm" only; last on sys.meta_path, so a real "vllm" always wins."""
 
-    def find_spec(self, fullname, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         return None
 
-    def find_distributions(self, context=None) -> Iterable[metadata.Distribution]:  # type: ignore[no-untyped-def, override]
+    def find_distributions(self, context: Any = None) -> Iterable[metadata.Distribution]:
         if context is None or context.name != "vllm":
             return []
         try:

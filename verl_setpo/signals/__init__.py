@@ -1,4 +1,4 @@
-"""What a group of rollouts is judged by: which of them share a strategy (clusters), or how alike they are (a kernel)."""
+"""What a group is judged by: which rollouts share a strategy (clusters), or how alike they are (a kernel)."""
 
 from verl_setpo.signals.answer import AnswerClusters
 from verl_setpo.signals.base import Rollout, Signal, SignalBatch, build_signal, register_signal, signal_class

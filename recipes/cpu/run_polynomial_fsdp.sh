@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Polynomial solving (Poly-EPO section 6.2) with a tiny model on a machine without a GPU: verl, FSDP2, vLLM's CPU engine.
+# METHOD=grpo|set_loo|poly_epo|grpo_div recipes/cpu/run_polynomial_fsdp.sh [any verl override]; about 2 minutes, 7 GB.
+set -xeuo pipefail
+
+############################# user-adjustable #############################
+METHOD=${METHOD:-set_loo}                  # grpo is verl's own trainer, without this package's
+DATA_DIR=${DATA_DIR:-runs/quickstart/data} # verl-setpo data polynomial --out $DATA_DIR
+MODEL_PATH=${MODEL_PATH:-runs/quickstart/model}
+RUN_DIR=${RUN_DIR:-runs/cpu/polynomial-$METHOD}
+STEPS=${STEPS:-100}
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-32}   # prompts a step
+ROLLOUT_N=${ROLLOUT_N:-8}
+LR=${LR:-5e-4}
+COEF=${COEF:-5}                            # set_loo, grpo_div: weight of diversity
+SET_SIZE=${SET_SIZE:-4}                    # poly_epo: rollouts in a set
+VAL_N=${VAL_N:-64}                         # samples a held-out prompt
+TEST_FREQ=${TEST_FREQ:-25}
+SEED=${SEED:-1}
+PYTHON=${PYTHON:-python}
+###########################################################################
+
+RUN_DIR=$(mkdir -p "$RUN_DIR" && cd "$RUN_DIR" && pwd)
+export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics.jsonl"
+
+DATA=(
+    data.train_files="$DATA_DIR/train.parquet"
+    data.val_files="$DATA_DIR/test.parquet"
+    data.train_batch_size="$TRAIN_BATCH_SIZE"
+    data.max_prompt_length=32
+    data.max_response_length=16
+    data.seed="$SEED"
+)
+
+MODEL=(
+    actor_rollout_ref.model.path="$MODEL_PATH"
+)
+
+ACTOR=(
+    actor_rollout_ref.actor.optim.lr="$LR"
+    actor_rollout_ref.actor.ppo_mini_batch_size="$TRAIN_BATCH_SIZE"
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=$((TRAIN_BATCH_SIZE * ROLLOUT_N))
+    actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm
+    actor_rollout_ref.actor.fsdp_config.seed="$SEED"
+)
+
+ROLLOUT=(
+    actor_rollout_ref.rollout.n="$ROLLOUT_N"
+    actor_rollout_ref.rollout.temperature=1.0
+    actor_rollout_ref.rollout.seed="$SEED"
+    actor_rollout_ref.rollout.max_model_len=64
+    actor_rollout_ref.rollout.max_num_seqs=256
+    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=$((TRAIN_BATCH_SIZE * ROLLOUT_N))
+    actor_rollout_ref.rollout.val_kwargs.n="$VAL_N"
+    actor_rollout_ref.rollout.val_kwargs.temperature=1.0
+    actor_rollout_ref.rollout.val_kwargs.do_sample=True
+)
+
+REWARD=(
+    reward.custom_reward_function.path=pkg://verl_setpo.tasks.rewards
+    reward.custom_reward_function.name=compute_score
+)
+
+case $METHOD in
+    grpo) ALGORITHM=(algorithm.adv_estimator=grpo) ;;
+    set_loo) ALGORITHM=(+set_rl=set_loo algorithm.set_rl.signal.name=answer algorithm.set_rl.coef="$COEF") ;;
+    poly_epo) ALGORITHM=(+set_rl=poly_epo algorithm.set_rl.set_size="$SET_SIZE") ;;
+    grpo_div) ALGORITHM=(+set_rl=grpo_div algorithm.set_rl.coef="$COEF") ;;
+    *) echo "METHOD=$METHOD is unknown: use grpo, set_loo, poly_epo or grpo_div." >&2 && exit 1 ;;
+esac
+
+TRAINER=(
+    trainer.logger='[console,file]'
+    trainer.project_name=verl-setpo
+    trainer.experiment_name="polynomial-$METHOD"
+    trainer.default_local_dir="$RUN_DIR/checkpoints"
+    trainer.validation_data_dir="$RUN_DIR/validation"
+    trainer.total_epochs=100000
+    trainer.total_training_steps="$STEPS"
+    trainer.test_freq="$TEST_FREQ"
+    trainer.save_freq=-1
+    trainer.resume_mode=disable
+)
+
+"$PYTHON" -m verl.trainer.main_ppo +platform=cpu \
+    "${ALGORITHM[@]}" "${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${REWARD[@]}" "${TRAINER[@]}" "$@"
