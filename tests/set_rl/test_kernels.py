@@ -32,6 +32,13 @@ def test_cosine_kernel_is_symmetric_in_the_unit_interval_with_unit_diagonal(vect
     set_loo(kernel_PNN)
 
 
+@pytest.mark.parametrize("count", [5, 7, 16, 33])
+def test_cosine_kernel_is_symmetric_to_the_last_bit_where_matrix_products_are_not(count):
+    vectors_PND = torch.randn(2, count, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernel_PNN = cosine_kernel(vectors_PND)
+    assert torch.equal(kernel_PNN, kernel_PNN.mT)
+
+
 @quick
 @given(embeddings())
 def test_cosine_kernel_equals_the_cosine_at_any_scale(vectors_PND):

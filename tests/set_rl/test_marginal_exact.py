@@ -9,7 +9,7 @@ import set_rl_reference as exact
 import torch
 from set_rl_reference import DEGENERATE, RaggedBatch, assert_close
 
-from verl_setpo.set_rl import marginal_set_advantage, polychromic_decomposition
+from verl_setpo.set_rl import marginal_set_advantage
 
 SIZES = range(1, 8)
 advantage = partial(marginal_set_advantage, degenerate_cluster=DEGENERATE)
@@ -153,31 +153,3 @@ def test_published_sign_flip():
     assert (at_2_PN[0, 5:] < 0).all()
     assert (at_6_PN[0, :5] < 0).all()
     assert (at_6_PN[0, 5:] > 0).all()
-
-
-@pytest.mark.parametrize("zero_single_cluster", [True, False])
-def test_decomposition_equals_moments_over_listed_sets(zero_single_cluster):
-    """Eq. 15 of Poly-EPO."""
-    set_size = 3
-    batch = small_batch(set_size, seed=30)
-    options = {"set_size": set_size, "mask_PN": batch.mask_PN, "zero_single_cluster": zero_single_cluster}
-    product_PN, covariance_PN = polychromic_decomposition(
-        batch.rewards_PN, batch.clusters_PN, degenerate_cluster=DEGENERATE, **options
-    )
-    total_PN = advantage(batch.rewards_PN, batch.clusters_PN, **options)
-    torch.testing.assert_close(product_PN + covariance_PN, total_PN, rtol=0, atol=1e-12)
-
-    def product(rewards: list[Fraction], clusters: list[int]) -> list[Fraction]:
-        def diversity(rewards: list[Fraction], clusters: list[int]) -> Fraction:
-            return exact.polychromic(zero_single_cluster)([Fraction(1)] * len(rewards), clusters)
-
-        def with_i_and_overall(value: exact.Value) -> tuple[list[Fraction], Fraction]:
-            sets = list(exact.combinations(range(len(rewards)), set_size))
-            values = [value([rewards[i] for i in s], [clusters[i] for i in s]) for s in sets]
-            overall = sum(values, Fraction(0)) / len(values)
-            return [a + overall for a in exact.marginal(rewards, clusters, value, sets)], overall
-
-        (reward_i, reward), (diversity_i, diverse) = with_i_and_overall(exact.mean), with_i_and_overall(diversity)
-        return [r * d - reward * diverse for r, d in zip(reward_i, diversity_i, strict=True)]
-
-    batch.check(product_PN, product)

@@ -159,23 +159,6 @@ def test_prompts_do_not_touch_each_other():
         same(together_PN[p : p + 1], alone_PN)
 
 
-@pytest.mark.parametrize("num_sets", [None, 2])
-def test_prompts_without_rollouts_get_zeros(num_sets):
-    rewards_PN, clusters_PN = torch.full((2, 3), torch.nan), torch.zeros(2, 3, dtype=torch.long)
-    for objective in OBJECTIVES:
-        for shape in [(2, 3), (2, 0), (0, 3)]:
-            advantage_PN = marginal_set_advantage(
-                rewards_PN[: shape[0], : shape[1]],
-                clusters_PN[: shape[0], : shape[1]],
-                set_size=2,
-                objective=objective,
-                num_sets=num_sets,
-                mask_PN=torch.zeros(shape, dtype=torch.bool),
-            )
-            assert advantage_PN.shape == shape
-            assert (advantage_PN == 0).all()
-
-
 @pytest.mark.parametrize(
     ("given_dtype", "expected"),
     [

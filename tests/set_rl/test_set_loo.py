@@ -74,9 +74,7 @@ def test_theorem_4_3(kernel_NN, shaping):
     torch.testing.assert_close(set_loo(kernel_NN[None], shaping=shaping)[0], expected_N, rtol=0, atol=1e-12)
 
 
-@quick
-@given(kernels(), shaping_names)
-def test_theorem_4_4_more_similar_means_less_credit(kernel_NN, shaping):
+def assert_theorem_4_4(kernel_NN, shaping):
     """ds_i/dk_it = (g'(m_i) + g'(m_t)) / (N(N-1)), with k_it and k_ti one variable."""
     count = len(kernel_NN)
     slope_N = SLOPES[shaping]((kernel_NN.sum(1) - 1) / (count - 1))
@@ -89,6 +87,24 @@ def test_theorem_4_4_more_similar_means_less_credit(kernel_NN, shaping):
         torch.testing.assert_close(slope[others], expected[others], rtol=0, atol=1e-12)
         if shaping != "neg_square":  # whose slope is 0 at mass 0
             assert (slope[others] < 0).all()
+
+
+@quick
+@given(kernels(), shaping_names)
+def test_theorem_4_4_more_similar_means_less_credit(kernel_NN, shaping):
+    assert_theorem_4_4(kernel_NN, shaping)
+
+
+def test_mass_that_rounding_carries_past_one_keeps_value_and_gradient():
+    def kernel(similarity):
+        kernel_NN = torch.ones(4, 4, dtype=torch.float64)
+        kernel_NN[0, 1] = kernel_NN[1, 0] = similarity
+        return kernel_NN[None]
+
+    assert (((0.32 + 1.0) + 1.0) - 0.32) / 2 > 1  # the mass of rollout 0 without rollout 1
+    slopes = [torch.autograd.functional.jacobian(set_loo, kernel(similarity)) for similarity in (0.32, 0.3200001)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-6)
+    assert torch.isfinite(set_loo(kernel(0.32), shaping=lambda mass: (1 - mass) ** 1.5)).all()
 
 
 @quick
@@ -138,10 +154,11 @@ def test_masked_places_leak_neither_value_nor_gradient(kernel_NN, extra, junk, r
     assert (grad_PNN[~pair_PNN] == 0).all()
 
 
-def test_shaping_with_a_pole_does_not_leak_gradients_from_masked_places():
-    kernel_PNN = torch.full((1, 4, 4), 0.4, dtype=torch.float64).diagonal_scatter(torch.ones(1, 4), dim1=1, dim2=2)
+@pytest.mark.parametrize("shaping", [lambda mass: (1 - mass).sqrt(), lambda mass: -mass.sqrt()])
+def test_shaping_with_a_pole_gets_no_nan_from_masked_places(shaping):
+    kernel_PNN = torch.full((1, 4, 4), 0.5, dtype=torch.float64).diagonal_scatter(torch.ones(1, 4), dim1=1, dim2=2)
     kernel_PNN.requires_grad_()
-    set_loo(kernel_PNN, torch.tensor([[True, True, True, False]]), shaping=lambda m: -m.sqrt()).sum().backward()
+    set_loo(kernel_PNN, torch.tensor([[True, True, True, False]]), shaping=shaping).square().sum().backward()
     assert torch.isfinite(kernel_PNN.grad).all()
 
 

@@ -13,6 +13,7 @@ from verl_setpo.set_rl import (
     marginal_set_advantage,
     polychromic_decomposition,
     sample_sets,
+    set_diversity,
     set_loo,
 )
 
@@ -145,6 +146,10 @@ def test_sample_sets_refuses_a_flat_mask():
     ("embeddings_PND", "message"),
     [
         (torch.zeros(3, 4), r"embeddings_PND must be floats of shape \(prompts, rollouts, dimension\), got .*\(3, 4\)"),
+        (
+            torch.zeros(1, 3, 0),
+            r"embeddings_PND must be floats of shape .*\(1, 3, 0\): stack one embedding",
+        ),
         (torch.zeros(1, 3, 4).long(), "embeddings_PND must be floats .* got torch.int64"),
         (torch.full((1, 3, 4), math.nan), "embeddings_PND holds NaN or infinity at an unmasked place: check the emb"),
         (torch.full((1, 3, 4), math.inf), "or mask the rollouts that have no embedding"),
@@ -168,3 +173,12 @@ def test_grpo_div_and_decomposition_refuse_as_the_advantage_does():
             refused(REWARDS_PN * math.nan, CLUSTERS_PN)
         with pytest.raises(ValueError, match=r"clusters_PN has shape"):
             refused(REWARDS_PN, CLUSTERS_PN[:, :3])
+
+
+def test_set_diversity_refuses():
+    with pytest.raises(ValueError, match="set_size is 5 but a prompt has only 4 rollouts"):
+        set_diversity(CLUSTERS_PN, set_size=5)
+    with pytest.raises(ValueError, match="clusters_PN must hold integer ids"):
+        set_diversity(CLUSTERS_PN.float(), set_size=2)
+    with pytest.raises(ValueError, match=r"clusters_PN must have shape \(prompts, rollouts\), got \(4,\)"):
+        set_diversity(CLUSTERS_PN[0], set_size=2)

@@ -19,7 +19,7 @@ masked place gets 0. A row may be masked as a whole. Results keep the input's dt
 become float32. The work in between is in float64, since credits are small differences of large sums.
 """
 
-from verl_setpo.set_rl.decomposition import polychromic_decomposition
+from verl_setpo.set_rl.decomposition import polychromic_decomposition, set_diversity
 from verl_setpo.set_rl.diversity_bonus import grpo_div
 from verl_setpo.set_rl.kernels import cosine_kernel, equality_kernel
 from verl_setpo.set_rl.leave_one_out import SHAPINGS, set_loo
@@ -42,5 +42,6 @@ __all__ = [
     "polychromic_decomposition",
     "register_objective",
     "sample_sets",
+    "set_diversity",
     "set_loo",
 ]

@@ -44,9 +44,13 @@ def check_rewards(rewards_PN: Tensor, mask_PN: Tensor | None) -> tuple[Tensor, T
     return rewards_PN, mask_PN
 
 
-def check_clusters(clusters_PN: Tensor, shape: torch.Size) -> Tensor:
-    """Clusters as int64 of the given shape."""
-    if clusters_PN.shape != shape:
+def check_clusters(clusters_PN: Tensor, shape: torch.Size | None = None) -> Tensor:
+    """Clusters as int64, of the shape of the rewards where there are some."""
+    if clusters_PN.ndim != 2 and shape is None:
+        raise ValueError(
+            f"clusters_PN must have shape (prompts, rollouts), got {tuple(clusters_PN.shape)}: give one row per prompt."
+        )
+    if shape is not None and clusters_PN.shape != shape:
         raise ValueError(
             f"clusters_PN has shape {tuple(clusters_PN.shape)} but there are {tuple(shape)} prompts and rollouts: "
             "give one cluster id per rollout."

@@ -9,12 +9,9 @@ def dense_labels(clusters_PN: Tensor, mask_PN: Tensor, degenerate_cluster: int) 
 
     O(N log N) per prompt.
     """
-    if clusters_PN.numel() == 0:
-        return clusters_PN
     unlabelled_PN = ~mask_PN | (clusters_PN == degenerate_cluster)
-    # Ranks over the whole batch first: they leave room above for a mark that no id can equal.
-    ids, rank_PN = torch.unique(clusters_PN, return_inverse=True)
-    sorted_PN, order_PN = rank_PN.masked_fill(unlabelled_PN, len(ids)).sort(1)
+    # The largest integer sorts the unlabelled last. An id that equals it does no harm: it keeps the last label.
+    sorted_PN, order_PN = clusters_PN.masked_fill(unlabelled_PN, torch.iinfo(torch.int64).max).sort(1)
     label_sorted_PN = torch.zeros_like(sorted_PN)
     label_sorted_PN[:, 1:] = (sorted_PN[:, 1:] != sorted_PN[:, :-1]).cumsum(1)
     labels_PN = torch.empty_like(sorted_PN).scatter(1, order_PN, label_sorted_PN)

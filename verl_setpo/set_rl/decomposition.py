@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from verl_setpo.set_rl.checks import check_clusters, check_rewards, check_set_size, output_dtype
+from verl_setpo.set_rl.checks import check_clusters, check_mask, check_rewards, check_set_size, output_dtype
 from verl_setpo.set_rl.closed_forms import mean_over_all_sets, polychromic_over_all_sets
 from verl_setpo.set_rl.clusters import dense_labels
 from verl_setpo.set_rl.noise import subtract_mean
@@ -55,3 +55,27 @@ def polychromic_decomposition(
     product_PN = torch.where(mask_PN, reward_PN * diversity_PN - overall_P1, 0.0)
     advantage_PN = subtract_mean(value_PN, mask_PN)
     return product_PN.to(dtype), (advantage_PN - product_PN).to(dtype)
+
+
+def set_diversity(
+    clusters_PN: Tensor, *, set_size: int, mask_PN: Tensor | None = None, degenerate_cluster: int = -1
+) -> Tensor:
+    """The mean over all sets of d(G) = distinct clusters / n, arXiv 2604.17654, Eq. 11: Poly-EPO's, not SetPO's D(S).
+
+    Args:
+        clusters_PN, set_size, mask_PN, degenerate_cluster: as in `marginal_set_advantage`.
+
+    Returns:
+        diversity_P: (P,) float32 in [0, 1]; 0 for a prompt that is masked as a whole.
+
+    Raises:
+        ValueError: wrong shape, or a set_size out of range.
+    """
+    clusters_PN = check_clusters(clusters_PN)
+    mask_PN = check_mask(mask_PN, clusters_PN, "clusters_PN")
+    set_size = check_set_size(set_size, mask_PN)
+    labels_PN = dense_labels(clusters_PN, mask_PN, degenerate_cluster)
+    one_PN = mask_PN.to(torch.float64)
+    # With every reward 1 the polychromic objective is the diversity; its mean over rollouts is that over sets.
+    diversity_PN = polychromic_over_all_sets(one_PN, labels_PN, mask_PN, set_size, zero_single_cluster=False)
+    return ((diversity_PN * one_PN).sum(1) / one_PN.sum(1).clamp(min=1)).float()

@@ -22,29 +22,28 @@ def cosine_kernel(embeddings_PND: Tensor, mask_PN: Tensor | None = None) -> Tens
     Raises:
         ValueError: wrong shape, not floating point, or NaN or infinity in an unmasked embedding.
     """
-    if embeddings_PND.ndim != 3 or not embeddings_PND.is_floating_point():
+    if embeddings_PND.ndim != 3 or embeddings_PND.shape[2] == 0 or not embeddings_PND.is_floating_point():
         raise ValueError(
             f"embeddings_PND must be floats of shape (prompts, rollouts, dimension), got {embeddings_PND.dtype} "
             f"{tuple(embeddings_PND.shape)}: stack one embedding per rollout."
         )
     mask_PN = check_mask(mask_PN, embeddings_PND, "embeddings_PND")
     # float64 also keeps the product clear of TF32, which trainers switch on and which errs by 1e-3.
-    vectors_PND = torch.where(mask_PN[..., None], embeddings_PND.to(torch.float64), 0.0)
-    if not torch.isfinite(vectors_PND).all():
+    vectors_PND = torch.where(mask_PN[..., None], embeddings_PND, 0.0).to(torch.float64)
+    largest_PN1 = vectors_PND.detach().abs().amax(-1, keepdim=True)
+    if not torch.isfinite(largest_PN1).all():
         raise ValueError(
             "embeddings_PND holds NaN or infinity at an unmasked place: "
             "check the embedding model, or mask the rollouts that have no embedding."
         )
-    zero_PN = ~vectors_PND.any(-1)
-    # Divide by the largest entry first, so that the norm of very small or large vectors neither under- nor overflows.
-    vectors_PND = torch.where(zero_PN[..., None], 1.0, vectors_PND)
-    vectors_PND = vectors_PND / vectors_PND.abs().amax(-1, keepdim=True)
-    vectors_PND = vectors_PND / vectors_PND.norm(dim=-1, keepdim=True)
-
-    kernel_PNN = vectors_PND @ vectors_PND.mT
-    # A matrix product need not be symmetric to the last bit; the mean of the two halves is.
-    kernel_PNN = ((kernel_PNN + kernel_PNN.mT) / 2).clamp(0, 1)
-    kernel_PNN = torch.where(zero_PN[:, :, None] == zero_PN[:, None, :], kernel_PNN, 0.0)
+    zero_PN = largest_PN1[..., 0] == 0
+    # The cosine knows no length. With largest entry 1 no square under- or overflows.
+    vectors_PND = vectors_PND / largest_PN1.masked_fill(largest_PN1 == 0, 1.0)
+    product_PNN = vectors_PND @ vectors_PND.mT
+    norm_PN = product_PNN.diagonal(dim1=1, dim2=2).masked_fill(zero_PN, 1.0).sqrt()
+    # A matrix product need not be symmetric to the last bit; the mean with its transpose is.
+    kernel_PNN = (product_PNN + product_PNN.mT) / (2 * norm_PN[:, :, None] * norm_PN[:, None, :])
+    kernel_PNN = kernel_PNN.clamp(0, 1)
     same_NN = torch.eye(mask_PN.shape[1], dtype=torch.bool, device=mask_PN.device)
     kernel_PNN = torch.where(same_NN | (zero_PN[:, :, None] & zero_PN[:, None, :]), 1.0, kernel_PNN)
     pair_PNN = mask_PN[:, :, None] & mask_PN[:, None, :]
@@ -66,11 +65,7 @@ def equality_kernel(clusters_PN: Tensor, mask_PN: Tensor | None = None) -> Tenso
     Raises:
         ValueError: wrong shape or ids that are not integers.
     """
-    if clusters_PN.ndim != 2:
-        raise ValueError(
-            f"clusters_PN must have shape (prompts, rollouts), got {tuple(clusters_PN.shape)}: give one row per prompt."
-        )
-    clusters_PN = check_clusters(clusters_PN, clusters_PN.shape)
+    clusters_PN = check_clusters(clusters_PN)
     mask_PN = check_mask(mask_PN, clusters_PN, "clusters_PN")
     pair_PNN = mask_PN[:, :, None] & mask_PN[:, None, :]
     return (pair_PNN & (clusters_PN[:, :, None] == clusters_PN[:, None, :])).to(torch.float32)

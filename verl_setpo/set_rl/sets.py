@@ -37,7 +37,9 @@ def sample_sets(mask_PN: Tensor, set_size: int, num_sets: int, generator: torch.
             number of sets of the smallest prompt, or a generator that is not on the CPU.
     """
     if mask_PN.ndim != 2:
-        raise ValueError(f"mask_PN must have shape (prompts, rollouts), got {tuple(mask_PN.shape)}.")
+        raise ValueError(
+            f"mask_PN must have shape (prompts, rollouts), got {tuple(mask_PN.shape)}: give one row per prompt."
+        )
     mask_PN = check_mask(mask_PN, mask_PN, "mask_PN").cpu()
     set_size = check_set_size(set_size, mask_PN)
     num_sets = check_count(num_sets, "num_sets")
@@ -65,8 +67,9 @@ def count_left_out(sets_PKn: Tensor, mask_PN: Tensor) -> Tensor:
         sets_PKn: (P, K, n) from `sample_sets`.
         mask_PN: (P, N), true where there is a rollout.
     """
-    missing_PN = mask_PN.bool().clone()
-    missing_PN.scatter_(1, sets_PKn.flatten(1).clamp(min=0).to(mask_PN.device), False)
+    missing_PN = check_mask(mask_PN, mask_PN, "mask_PN").clone()
+    if missing_PN.numel():
+        missing_PN.scatter_(1, sets_PKn.flatten(1).clamp(min=0).to(mask_PN.device), False)
     return missing_PN.sum(1)
 
 
