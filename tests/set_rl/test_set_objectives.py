@@ -12,6 +12,7 @@ from verl_setpo.set_rl import (
     objective_names,
     objectives,
     register_objective,
+    set_average,
 )
 
 REWARDS_PN = torch.tensor([[1.0, 0.0, 0.5, 1.0], [0.0, 0.0, 1.0, 0.25]])
@@ -97,6 +98,27 @@ def test_closed_form_of_a_registered_objective_is_used():
 
     got_PN = marginal_set_advantage(REWARDS_PN, set_size=2, objective="with_form")
     torch.testing.assert_close(got_PN, (REWARDS_PN - REWARDS_PN.mean(1, keepdim=True)) / 3)
+
+
+def test_listing_in_many_chunks_changes_nothing(monkeypatch):
+    options = {"set_size": 2, "objective": "coverage"}
+    rewards_PN, clusters_PN = REWARDS_PN.repeat(5, 1), CLUSTERS_PN.repeat(5, 1)
+    mask_PN = torch.arange(4) < torch.tensor([[4], [3]] * 5)
+    whole_PN = marginal_set_advantage(rewards_PN, clusters_PN, mask_PN=mask_PN, **options)
+    monkeypatch.setattr(set_average, "_CHUNK", 15)
+    assert torch.equal(marginal_set_advantage(rewards_PN, clusters_PN, mask_PN=mask_PN, **options), whole_PN)
+    assert whole_PN.abs().sum() > 0
+
+
+def test_prompt_without_rollouts_does_not_trip_an_objective_that_dislikes_zeros():
+    mask_PN = torch.tensor([[True] * 4, [False] * 4])
+    rewards_PN = torch.tensor([[1.0, 2, 3, 4], [1, 1, 1, 1]])
+    for num_sets in [None, 3]:
+        advantage_PN = marginal_set_advantage(
+            rewards_PN, set_size=2, objective=lambda r, c: 1 / r.sum(-1), num_sets=num_sets, mask_PN=mask_PN
+        )
+        assert (advantage_PN[0] != 0).any()
+        assert (advantage_PN[1] == 0).all()
 
 
 def test_registering_the_same_function_again_is_allowed():

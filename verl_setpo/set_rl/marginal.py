@@ -1,18 +1,13 @@
 """Poly-EPO (arXiv 2604.17654): from the value of sets to the advantage of a rollout."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from verl_setpo.set_rl.checks import check_clusters, check_count, check_rewards, check_set_size, output_dtype
 from verl_setpo.set_rl.clusters import dense_labels
-from verl_setpo.set_rl.noise import clear_noise, largest, subtract_mean
 from verl_setpo.set_rl.objectives import POLYCHROMIC_PAYING_SINGLES, Objective, ObjectiveFunction, get_objective
-from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, all_sets, rollouts_first, sample_sets
-
-# Rewards held at once while sets are listed: 128 MiB in float64.
-_CHUNK = 2**24
+from verl_setpo.set_rl.set_average import average_over_closed_form, average_over_listed_sets, average_over_sets
+from verl_setpo.set_rl.sets import sample_sets
 
 
 def marginal_set_advantage(
@@ -64,11 +59,11 @@ def marginal_set_advantage(
     set_size = check_set_size(set_size, mask_PN)
     if num_sets is not None:
         sets_PKn = sample_sets(mask_PN, set_size, check_count(num_sets, "num_sets"), generator)
-        advantage_PN = _over_sets(rewards_64_PN, labels_PN, mask_PN, sets_PKn, chosen, reduction)
+        advantage_PN = average_over_sets(rewards_64_PN, labels_PN, mask_PN, sets_PKn, chosen, reduction)
     elif chosen.closed_form is not None:
-        advantage_PN = _over_closed_form(rewards_64_PN, labels_PN, mask_PN, set_size, chosen, reduction)
+        advantage_PN = average_over_closed_form(rewards_64_PN, labels_PN, mask_PN, set_size, chosen, reduction)
     else:
-        advantage_PN = _over_listed_sets(rewards_64_PN, labels_PN, mask_PN, set_size, chosen, reduction)
+        advantage_PN = average_over_listed_sets(rewards_64_PN, labels_PN, mask_PN, set_size, chosen, reduction)
     return _finish(advantage_PN, output_dtype(rewards_PN), reduction)
 
 
@@ -95,7 +90,7 @@ def advantage_from_sets(
         rewards_PN, clusters_PN, objective, mask_PN, degenerate_cluster, zero_single_cluster, reduction
     )
     _check_sets(sets_PKn, mask_PN)
-    advantage_PN = _over_sets(rewards_64_PN, labels_PN, mask_PN, sets_PKn.long(), chosen, reduction)
+    advantage_PN = average_over_sets(rewards_64_PN, labels_PN, mask_PN, sets_PKn.long(), chosen, reduction)
     return _finish(advantage_PN, output_dtype(rewards_PN), reduction)
 
 
@@ -151,92 +146,3 @@ def _finish(advantage_PN: Tensor, dtype: torch.dtype, reduction: str) -> Tensor:
     if not torch.isfinite(advantage_PN).all():
         raise ValueError(f"reduction {reduction!r} leads beyond the range of {dtype}: use 'mean', or smaller rewards.")
     return advantage_PN
-
-
-def _over_closed_form(
-    rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int, objective: Objective, reduction: str
-) -> Tensor:
-    assert objective.closed_form is not None
-    value_PN = objective.closed_form(rewards_PN, labels_PN, mask_PN, set_size)
-    _check_values(value_PN, rewards_PN.shape, objective.name, mask_PN)
-    # The terms that cancel are as large as the rewards, even where the value is not.
-    scale_P1 = torch.maximum(largest(value_PN, mask_PN), largest(rewards_PN, mask_PN))
-    advantage_PN = subtract_mean(value_PN, mask_PN, scale_P1)
-    if reduction == "sum":
-        counts = range(mask_PN.shape[1] + 1)
-        sets_with_i = torch.tensor([_comb(count - 1, set_size - 1) for count in counts], dtype=torch.float64)
-        times_P1 = sets_with_i.to(mask_PN.device)[mask_PN.sum(1, keepdim=True)]
-        # 0 stays 0 even if there are more sets than float64 can count.
-        advantage_PN = torch.where(advantage_PN == 0, 0.0, advantage_PN * times_P1)
-    return advantage_PN
-
-
-def _comb(items: int, draws: int) -> float:
-    try:
-        return float(math.comb(max(items, 0), draws))
-    except OverflowError:
-        return math.inf
-
-
-def _over_listed_sets(
-    rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int, objective: Objective, reduction: str
-) -> Tensor:
-    count_P = mask_PN.sum(1)
-    most = int(count_P.max()) if len(count_P) else 0
-    if math.comb(most, set_size) > ENUMERATION_LIMIT:
-        raise ValueError(
-            f"objective {objective.name!r} has no closed form and a prompt with {most} rollouts has "
-            f"{math.comb(most, set_size)} sets of size {set_size}, more than the {ENUMERATION_LIMIT} that are listed: "
-            "set num_sets."
-        )
-    order_PN = rollouts_first(mask_PN)
-    advantage_PN = torch.zeros_like(rewards_PN)
-    for count in count_P[count_P > 0].unique().tolist():
-        sets_Kn = all_sets(count, set_size).to(order_PN.device)
-        for rows in (count_P == count).nonzero()[:, 0].split(max(1, _CHUNK // sets_Kn.numel())):
-            labels = None if labels_PN is None else labels_PN[rows]
-            advantage_PN[rows] = _over_sets(
-                rewards_PN[rows], labels, mask_PN[rows], order_PN[rows][:, sets_Kn], objective, reduction
-            )
-    return advantage_PN
-
-
-def _over_sets(
-    rewards_PN: Tensor,
-    labels_PN: Tensor | None,
-    mask_PN: Tensor,
-    sets_PKn: Tensor,
-    objective: Objective,
-    reduction: str,
-) -> Tensor:
-    if rewards_PN.numel() == 0:
-        return rewards_PN
-    # A prompt that is masked as a whole has sets of -1: any column will do, its rewards are 0 and its result is masked.
-    sets_PKn = sets_PKn.clamp(min=0).to(rewards_PN.device)
-    value_PK = _values_of_sets(rewards_PN, labels_PN, sets_PKn, objective)
-    set_advantage_PK = value_PK - value_PK.mean(1, keepdim=True)
-    member_PM = sets_PKn.flatten(1)
-    credit_PM = set_advantage_PK[:, :, None].expand(sets_PKn.shape).flatten(1)
-    sum_PN = torch.zeros_like(rewards_PN).scatter_add(1, member_PM, credit_PM)
-    times_PN = torch.zeros_like(rewards_PN).scatter_add(1, member_PM, torch.ones_like(credit_PM))
-    mean_PN = clear_noise(sum_PN / times_PN.clamp(min=1), value_PK.abs().amax(1, keepdim=True))
-    return torch.where(mask_PN, mean_PN * times_PN if reduction == "sum" else mean_PN, 0.0)
-
-
-def _values_of_sets(rewards_PN: Tensor, labels_PN: Tensor | None, sets_PKn: Tensor, objective: Objective) -> Tensor:
-    """value_PK: f of each set."""
-
-    def of_sets(values_PN: Tensor) -> Tensor:
-        return values_PN.gather(1, sets_PKn.flatten(1)).view(sets_PKn.shape)
-
-    value_PK = objective.function(of_sets(rewards_PN), None if labels_PN is None else of_sets(labels_PN))
-    _check_values(value_PK, sets_PKn.shape[:2], objective.name)
-    return value_PK.to(torch.float64)
-
-
-def _check_values(value: Tensor, shape: torch.Size, name: str, mask_PN: Tensor | None = None) -> None:
-    if not isinstance(value, Tensor) or value.shape != shape:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"objective {name!r} returned {got} where a tensor of shape {tuple(shape)} was due: mend it.")
-    if not torch.isfinite(value if mask_PN is None else value[mask_PN]).all():
-        raise ValueError(f"objective {name!r} returned NaN or infinity: mend it, or check the rewards.")
