@@ -1,7 +1,15 @@
 """What a group is judged by: which rollouts share a strategy (clusters), or how alike they are (a kernel)."""
 
 from verl_setpo.signals.answer import AnswerClusters
-from verl_setpo.signals.base import Rollout, Signal, SignalBatch, build_signal, register_signal, signal_class
+from verl_setpo.signals.base import (
+    Rollout,
+    Signal,
+    SignalBatch,
+    build_signal,
+    collect_safely,
+    register_signal,
+    signal_class,
+)
 from verl_setpo.signals.ngram import NgramKernel
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "Signal",
     "SignalBatch",
     "build_signal",
+    "collect_safely",
     "register_signal",
     "signal_class",
 ]

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
+from verl_setpo.set_rl.leave_one_out import KERNEL_TOLERANCE
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -57,6 +59,53 @@ class Signal(ABC):
     @abstractmethod
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
         """The signal of P groups; a group's failure is said in `failures`, never raised."""
+
+
+def collect_safely(signal: Signal, groups: Sequence[Sequence[Rollout]], mask_PN: torch.Tensor) -> SignalBatch:
+    """`signal.collect`, with whatever goes wrong turned into a cause for the groups that it concerns.
+
+    A run must not end because a judge or an embedder, or somebody's own signal, misbehaved in one step.
+
+    Args:
+        mask_PN: (P, N) True where a group has a rollout.
+    """
+    try:
+        batch = signal.collect(groups)
+        tensor = batch.clusters_PN if signal.provides == "clusters" else batch.kernel_PNN
+        expected = mask_PN.shape if signal.provides == "clusters" else (*mask_PN.shape, mask_PN.shape[1])
+        if tensor is None or tensor.shape != expected:
+            got = None if tensor is None else tuple(tensor.shape)
+            raise ValueError(f"collect returned {signal.provides} of shape {got} where {tuple(expected)} was due")
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        nothing_PN = torch.full(mask_PN.shape, -1)
+        if signal.provides == "clusters":
+            return SignalBatch(clusters_PN=nothing_PN, failures=(cause,) * len(groups))
+        return SignalBatch(
+            kernel_PNN=torch.eye(mask_PN.shape[1]).repeat(len(groups), 1, 1), failures=(cause,) * len(groups)
+        )
+    said = batch.failures or (None,) * len(groups)
+    found = (None,) * len(groups) if batch.kernel_PNN is None else _kernel_faults(batch.kernel_PNN, mask_PN)
+    failures = tuple(cause or fault for cause, fault in zip(said, found, strict=True))
+    return SignalBatch(batch.clusters_PN, batch.kernel_PNN, failures)
+
+
+def _kernel_faults(kernel_PNN: torch.Tensor, mask_PN: torch.Tensor) -> tuple[str | None, ...]:
+    """For each prompt what is wrong with its kernel, or None: what `set_loo` would refuse the whole batch for."""
+    pair_PNN = mask_PN[:, :, None] & mask_PN[:, None, :]
+    kernel_PNN = torch.where(pair_PNN, kernel_PNN, 0.0)
+    diagonal_PN = torch.where(mask_PN, kernel_PNN.diagonal(dim1=1, dim2=2), 1.0)
+    tests = (
+        ("the kernel has NaN or infinity", ~torch.isfinite(kernel_PNN)),
+        ("the kernel leaves [0, 1]", (kernel_PNN < -KERNEL_TOLERANCE) | (kernel_PNN > 1 + KERNEL_TOLERANCE)),
+        ("the kernel is not symmetric", (kernel_PNN - kernel_PNN.mT).abs() > KERNEL_TOLERANCE),
+        ("the kernel is not 1 on its diagonal", (diagonal_PN - 1).abs() > KERNEL_TOLERANCE),
+    )
+    faults: list[str | None] = [None] * len(kernel_PNN)
+    for cause, wrong in tests:
+        for p in wrong.flatten(1).any(-1).nonzero()[:, 0].tolist():
+            faults[p] = faults[p] or cause
+    return tuple(faults)
 
 
 _SIGNALS: dict[str, type[Signal]] = {}

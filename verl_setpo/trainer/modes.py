@@ -25,7 +25,7 @@ from verl.trainer.ppo.v1 import (
 )
 from verl.workers.utils.padding import response_to_nested
 
-from verl_setpo.signals import Rollout, build_signal
+from verl_setpo.signals import Rollout, build_signal, collect_safely
 from verl_setpo.signals.answer import cluster_answers, find_answer
 from verl_setpo.trainer.estimators import Step, min_group_size
 from verl_setpo.trainer.groups import Groups
@@ -92,7 +92,7 @@ class SetRLMixin:
             [rows.rollout(row, uid, session, self.tokenizer) for row, session in zip(members, sessions, strict=True)]
             for uid, members, sessions in zip(groups.uids, groups.members(), groups.sessions, strict=True)
         ]
-        signal = self.signal.collect(rollouts)
+        signal = collect_safely(self.signal, rollouts, groups.mask_PN)
         failed_P = torch.tensor([cause is not None for cause in signal.failures], dtype=torch.bool)
         small_P = groups.sizes_P < min_group_size(estimator, self.settings)
         for cause in sorted({cause for cause in signal.failures if cause is not None}):
