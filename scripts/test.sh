@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Lint, types and tests, in a virtual environment that it makes by itself.
+#   scripts/test.sh [pytest arguments]      VENV can be set.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=${VENV:-.venv}
+export VENV
+scripts/install.sh --dev
+PATH="$(cd "$VENV/bin" && pwd):$PATH"
+export PATH
+
+echo "test: ruff"
+ruff check .
+ruff format --check .
+echo "test: mypy"
+mypy
+echo "test: pytest"
+# No accelerator and no network: a test that needs either would be a mistake.
+HF_HUB_OFFLINE=1 WANDB_MODE=disabled python -m pytest "$@"

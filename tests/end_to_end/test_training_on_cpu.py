@@ -1,0 +1,136 @@
+"""The CPU recipe, run as a user runs it: real verl, FSDP2, vLLM, Ray and TransferQueue train a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from verl_setpo.set_rl import marginal_set_advantage
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = REPOSITORY / "recipes" / "cpu" / "run_polynomial_fsdp.sh"
+LIMIT_SECONDS = 420
+
+
+@dataclass
+class Run:
+    """A finished run: its metrics by step, and its folder."""
+
+    metrics: dict[int, dict[str, float]]
+    folder: Path
+    log: str
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """Data and a briefly warm-started model, made by the command that the README names."""
+    folder = tmp_path_factory.mktemp("inputs")
+    command = [sys.executable, "-m", "verl_setpo.cli", "data"]
+    sizes = ["--train-size", "64", "--test-size", "8"]
+    subprocess.run([*command, "polynomial", "--out", str(folder / "data"), *sizes], check=True)
+    model = ["tiny-model", "--task", "polynomial", "--data", str(folder / "data"), "--out", str(folder / "model")]
+    subprocess.run([*command, *model, "--steps", "120"], check=True)
+    return folder
+
+
+def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str) -> Run:
+    """Run the recipe in a session of its own, so that whatever it leaves behind can be ended."""
+    environment = {
+        **os.environ,
+        "METHOD": method,
+        "DATA_DIR": str(inputs / "data"),
+        "MODEL_PATH": str(inputs / "model"),
+        "RUN_DIR": str(folder),
+        "STEPS": str(steps),
+        "TRAIN_BATCH_SIZE": "8",
+        "VAL_N": "4",
+        "TEST_FREQ": str(steps),
+        "PYTHON": sys.executable,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "train.log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [str(RECIPE), *overrides],
+            env=environment,
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(timeout=LIMIT_SECONDS)
+        finally:
+            subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
+    text = log.read_text(errors="replace")
+    assert status == 0, text[-6000:]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return Run({line["step"]: line["data"] for line in lines}, folder, text)
+
+
+@pytest.mark.slow
+def test_poly_epo_trains_in_sync_mode_and_vllm_follows_the_trainer(inputs, tmp_path):
+    log_dir = tmp_path / "rollouts"
+    run = train(inputs, tmp_path / "run", "poly_epo", 6, f"algorithm.set_rl.rollout_log={log_dir}")
+
+    steps = [run.metrics[step] for step in range(1, 7)]
+    # The weights move, and vLLM's log probs stay those of the trainer: with the sync cut off this rises past 1e-3.
+    assert sum(step["actor/grad_norm"] > 0 for step in steps) >= 4
+    assert all(step["training/rollout_probs_diff_max"] < 1e-5 for step in steps)
+    assert all(0 <= step["set_rl/credit_share"] <= 1 for step in steps)
+    assert all(step["set_rl/clusters_per_prompt/mean"] > 1 for step in steps)
+
+    # What was trained on is what the mathematics says of the logged rewards and clusters.
+    rows = [json.loads(line) for line in (log_dir / "3.jsonl").read_text().splitlines()]
+    assert len(rows) == 8 * 8
+    for uid in {row["uid"] for row in rows}:
+        group = [row for row in rows if row["uid"] == uid]
+        import torch
+
+        expected = marginal_set_advantage(
+            torch.tensor([[row["reward"] for row in group]]),
+            torch.tensor([[row["cluster"] for row in group]]),
+            set_size=4,
+        )
+        assert [row["advantage"] for row in group] == pytest.approx(expected[0].tolist(), abs=2e-6)
+
+    # verl's own validation left the samples that `verl-setpo report` reads.
+    samples = [json.loads(line) for line in (run.folder / "validation" / "6.jsonl").read_text().splitlines()]
+    assert len(samples) == 8 * 4
+    assert {"input", "output", "pred", "acc"} <= set(samples[0])
+
+
+@pytest.mark.slow
+def test_set_loo_trains_in_colocate_async_mode_with_a_reference_model_and_resumes(inputs, tmp_path):
+    overrides = [
+        "trainer.v1.trainer_mode=set_colocate_async",
+        "algorithm.set_rl.signal.name=ngram",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "actor_rollout_ref.actor.kl_loss_coef=0.001",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=64",
+        "trainer.save_freq=3",
+        "trainer.resume_mode=auto",
+        "trainer.val_before_train=False",
+    ]
+    first = train(inputs, tmp_path / "run", "set_loo", 3, *overrides)
+    assert all(first.metrics[step]["set_rl/credit/max"] > 0 for step in (1, 2, 3))
+    assert "actor/kl_loss" in first.metrics[3]
+    assert "PPOTrainerColocateAsync" not in first.log or "set_loo on base estimator grpo" in first.log
+
+    resumed = train(inputs, tmp_path / "run", "set_loo", 5, *overrides)
+    assert sorted(resumed.metrics) == [4, 5]
+    assert resumed.metrics[5]["actor/grad_norm"] > 0
+
+
+def test_sessions_are_ended_by_id_only():
+    """The helper above must never kill by name: the session of a fresh process is that process's id."""
+    process = subprocess.Popen(["sleep", "30"], start_new_session=True)
+    subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=True)
+    assert process.wait(timeout=5) == -signal.SIGKILL
