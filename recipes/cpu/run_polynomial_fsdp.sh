@@ -80,6 +80,7 @@ TRAINER=(
     trainer.test_freq="$TEST_FREQ"
     trainer.save_freq=-1
     trainer.resume_mode=disable
+    hydra.run.dir="$RUN_DIR/hydra"
 )
 
 "$PYTHON" -m verl.trainer.main_ppo +platform=cpu \

@@ -206,11 +206,8 @@ def _check_group(estimator: str, settings: SetRLSettings, rollouts: int) -> None
                 f"algorithm.set_rl.set_size={settings.set_size} must be smaller than "
                 f"actor_rollout_ref.rollout.n={rollouts}: with one set a group every advantage is 0."
             )
-        if (
-            settings.set_size == 1
-            and settings.zero_single_cluster
-            and objective_of(estimator, settings) == "polychromic"
-        ):
+        objective = objective_of(estimator, settings)
+        if objective == "polychromic" and settings.set_size == 1 and settings.zero_single_cluster:
             raise ValueError(
                 "algorithm.set_rl.set_size=1 with algorithm.set_rl.zero_single_cluster=True makes every set worth 0: "
                 "raise set_size, or set zero_single_cluster=False."
