@@ -51,7 +51,7 @@ train() {
     rm -rf "$dir" && mkdir -p "$dir"
     mkfifo "$dir/output"
     METHOD=$method STEPS=$STEPS RUN_DIR=$dir DATA_DIR=$WORK_DIR/data MODEL_PATH=$WORK_DIR/model \
-        setsid recipes/cpu/run_polynomial_fsdp.sh > "$dir/output" 2>&1 < /dev/null &
+        setsid recipes/cpu/run_tiny_fsdp.sh > "$dir/output" 2>&1 < /dev/null &
     run=$!
     python scripts/progress.py --label "$method" --steps "$STEPS" --log "$dir/train.log" < "$dir/output"
     local status=0

@@ -15,7 +15,7 @@ import pytest
 from verl_setpo.set_rl import marginal_set_advantage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RECIPE = REPOSITORY / "recipes" / "cpu" / "run_polynomial_fsdp.sh"
+RECIPE = REPOSITORY / "recipes" / "cpu" / "run_tiny_fsdp.sh"
 LIMIT_SECONDS = 420
 
 

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Polynomial solving (Poly-EPO section 6.2) with a tiny model on a machine without a GPU: verl, FSDP2, vLLM's CPU engine.
-# METHOD=grpo|set_loo|poly_epo|grpo_div recipes/cpu/run_polynomial_fsdp.sh [any verl override]; about 2 minutes, 7 GB.
+# A tiny model on polynomial solving (Poly-EPO section 6.2) or Countdown (SetPO section 5.2), without a GPU: verl, FSDP2, vLLM.
+# TASK=polynomial|countdown METHOD=grpo|set_loo|poly_epo|grpo_div recipes/cpu/run_tiny_fsdp.sh [any verl override]; 7 GB.
 set -xeuo pipefail
 
 ############################# user-adjustable #############################
-METHOD=${METHOD:-set_loo}                  # grpo is verl's own trainer, without this package's
-DATA_DIR=${DATA_DIR:-runs/quickstart/data} # verl-setpo data polynomial --out $DATA_DIR
-MODEL_PATH=${MODEL_PATH:-runs/quickstart/model}
-RUN_DIR=${RUN_DIR:-runs/cpu/polynomial-$METHOD}
+TASK=${TASK:-polynomial}
+METHOD=${METHOD:-set_loo}                # grpo is verl's own trainer, without this package's
+DATA_DIR=${DATA_DIR:-runs/$TASK/data}    # verl-setpo data $TASK --out $DATA_DIR
+MODEL_PATH=${MODEL_PATH:-runs/$TASK/model} # verl-setpo data tiny-model --task $TASK --data $DATA_DIR --out $MODEL_PATH
+RUN_DIR=${RUN_DIR:-runs/$TASK/$METHOD}
 STEPS=${STEPS:-100}
-TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-32}   # prompts a step
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-32} # prompts a step
 ROLLOUT_N=${ROLLOUT_N:-8}
 LR=${LR:-5e-4}
-COEF=${COEF:-5}                            # set_loo, grpo_div: weight of diversity
-SET_SIZE=${SET_SIZE:-4}                    # poly_epo: rollouts in a set
-VAL_N=${VAL_N:-64}                         # samples a held-out prompt
+COEF=${COEF:-5}                          # set_loo, grpo_div: weight of diversity
+SET_SIZE=${SET_SIZE:-4}                  # poly_epo: rollouts in a set
+VAL_N=${VAL_N:-64}                       # samples a held-out prompt
 TEST_FREQ=${TEST_FREQ:-25}
 SEED=${SEED:-1}
 PYTHON=${PYTHON:-python}
@@ -28,7 +29,7 @@ DATA=(
     data.val_files="$DATA_DIR/test.parquet"
     data.train_batch_size="$TRAIN_BATCH_SIZE"
     data.max_prompt_length=32
-    data.max_response_length=16
+    data.max_response_length=24
     data.seed="$SEED"
 )
 
@@ -72,7 +73,7 @@ esac
 TRAINER=(
     trainer.logger='[console,file]'
     trainer.project_name=verl-setpo
-    trainer.experiment_name="polynomial-$METHOD"
+    trainer.experiment_name="$TASK-$METHOD"
     trainer.default_local_dir="$RUN_DIR/checkpoints"
     trainer.validation_data_dir="$RUN_DIR/validation"
     trainer.total_epochs=100000
