@@ -6,11 +6,12 @@
 
 Two expressions have the same canonical text if and only if one becomes the other by commutativity and
 associativity of + and *, by reading a-b as a+(-b) and a/b as a*(1/b), and by moving minus signs through sums,
-products and quotients. Nothing else is simplified: 2*1, 2/1 and 2+0 stay three different expressions.
+products and quotients. Nothing else is simplified: 2*1, 2/1 and 2+0 stay three different expressions. These are the
+"inequivalent expressions" that OEIS A140606 counts: 6 with two numbers, 68 with three, 1,170 with four.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 MAX_CHARS = 256
@@ -120,8 +121,10 @@ class _Atom:
     compound: bool
     number: int
     text: str
+    # None after a division by zero.
+    value: Fraction | None = field(compare=False)
     # Equal to its own negative by moving signs alone, as 3-3 is. Its sign carries no meaning and stays +1.
-    self_negative: bool = False
+    self_negative: bool = field(default=False, compare=False)
 
 
 _Signed = tuple[_Atom, int]
@@ -129,35 +132,35 @@ _Signed = tuple[_Atom, int]
 
 def canonical(node: Node) -> str:
     """The canonical text (see the top of this file). `parse` reads it back, and it is its own canonical text."""
-    return _sum_text(sorted(_terms(node), key=_term_order))
+    return _sum_text(_terms(node))
 
 
-def _term_order(term: _Signed) -> tuple[_Atom, int]:
-    return term[0], -term[1]
+def _order(signed: _Signed) -> tuple[_Atom, int]:
+    return signed[0], -signed[1]
 
 
 def _negate(terms: list[_Signed]) -> list[_Signed]:
-    return sorted(((atom, sign if atom.self_negative else -sign) for atom, sign in terms), key=_term_order)
+    return sorted(((atom, sign if atom.self_negative else -sign) for atom, sign in terms), key=_order)
 
 
 def _terms(node: Node) -> list[_Signed]:
-    """The signed terms of a sum."""
+    """The signed terms of a sum, sorted."""
     if isinstance(node, tuple) and node[0] in "+-":
         if len(node) == 2:
             return _negate(_terms(node[1]))
         right = _terms(node[2])
-        return _terms(node[1]) + (_negate(right) if node[0] == "-" else right)
+        return sorted(_terms(node[1]) + (_negate(right) if node[0] == "-" else right), key=_order)
     sign, factors = _factors(node)
     if len(factors) == 1:
         return [(factors[0][0], sign)]
-    product = _Atom(True, 0, _product_text(factors), any(atom.self_negative for atom, _ in factors))
+    product = _product(factors)
     return [(product, 1 if product.self_negative else sign)]
 
 
 def _factors(node: Node) -> tuple[int, list[_Signed]]:
     """The sign of a product, and its factors with exponent +1 or -1."""
     if isinstance(node, int):
-        return 1, [(_Atom(False, node, str(node)), 1)]
+        return 1, [(_Atom(False, node, str(node), Fraction(node)), 1)]
     if node[0] in "*/":
         left_sign, left = _factors(node[1])
         right_sign, right = _factors(node[2])
@@ -167,25 +170,35 @@ def _factors(node: Node) -> tuple[int, list[_Signed]]:
     if len(node) == 2:
         sign, factors = _factors(node[1])
         return -sign, factors
-    # A sum inside a product: of the two ways to sign it, take the one whose last term is positive, as in (5-2).
-    terms = sorted(_terms(node), key=_term_order)
+    return _sum_as_factor(_terms(node))
+
+
+def _sum_as_factor(terms: list[_Signed]) -> tuple[int, list[_Signed]]:
+    """A sum inside a product: of the two ways to sign it, the one that is positive, as in (5-2)."""
+    value: Fraction | None = Fraction(0)
+    for atom, sign in terms:
+        value = None if value is None or atom.value is None else value + sign * atom.value
     negated = _negate(terms)
-    sign = 1
-    if _signs_from_last(negated) > _signs_from_last(terms):
-        sign, terms, negated = -1, negated, terms
-    return sign, [(_Atom(True, 0, f"({_sum_text(terms)})", terms == negated), 1)]
+    # Where the value is zero or none at all, the last term is positive.
+    flip = value < 0 if value else [sign for _, sign in terms[::-1]] < [sign for _, sign in negated[::-1]]
+    if flip:
+        terms, negated, value = negated, terms, None if value is None else -value
+    return -1 if flip else 1, [(_Atom(True, 0, f"({_sum_text(terms)})", value, terms == negated), 1)]
 
 
-def _signs_from_last(terms: list[_Signed]) -> list[int]:
-    return [sign for _, sign in reversed(terms)]
+def _product(factors: list[_Signed]) -> _Atom:
+    factors = sorted(factors, key=_order)
+    value: Fraction | None = Fraction(1)
+    for atom, exponent in factors:
+        if value is None or atom.value is None or (exponent < 0 and not atom.value):
+            value = None
+        else:
+            value *= atom.value**exponent
+    times = "*".join(atom.text for atom, exponent in factors if exponent > 0)
+    over = "".join(f"/{atom.text}" for atom, exponent in factors if exponent < 0)
+    return _Atom(True, 0, times + over, value, any(atom.self_negative for atom, _ in factors))
 
 
 def _sum_text(terms: list[_Signed]) -> str:
     plus = "+".join(atom.text for atom, sign in terms if sign > 0)
     return plus + "".join(f"-{atom.text}" for atom, sign in terms if sign < 0)
-
-
-def _product_text(factors: list[_Signed]) -> str:
-    factors = sorted(factors, key=_term_order)
-    times = "*".join(atom.text for atom, exponent in factors if exponent > 0)
-    return times + "".join(f"/{atom.text}" for atom, exponent in factors if exponent < 0)
