@@ -60,6 +60,22 @@ def test_the_ground_truth_survives_parquet_with_both_tasks_in_one_file(tmp_path:
         assert compute_score(row["data_source"], answer, truth)["acc"] == 1.0
 
 
+def test_verl_reads_the_rows_and_finds_no_prompt_too_long(tmp_path: Path) -> None:
+    rl_dataset = pytest.importorskip("verl.utils.dataset.rl_dataset")
+    from omegaconf import OmegaConf
+
+    from verl_setpo.tasks.tiny_model import build_tokenizer
+
+    write_dataset(tmp_path / "data", "polynomial", **SIZES)
+    config = OmegaConf.create(
+        {"max_prompt_length": 32, "filter_overlong_prompts_workers": 1, "cache_dir": str(tmp_path)}
+    )
+    rows = rl_dataset.RLHFDataset(str(tmp_path / "data" / "train.parquet"), build_tokenizer(), config)
+    assert len(rows) == 20
+    assert rows[3]["raw_prompt"] == read_dataset(tmp_path / "data")[1][3]["prompt"]
+    assert rows[3]["index"] == 3
+
+
 def _solve(problem: countdown.Problem) -> str:
     return countdown.solutions(problem.numbers, problem.target)[0]
 

@@ -116,17 +116,17 @@ def test_training_stops_at_its_target() -> None:
 
 
 def test_batched_sampling_with_padding_agrees_with_one_prompt_at_a_time() -> None:
-    """The same greedy text for a short prompt alone and beside a long one: padding must not be seen."""
-    model = build_model(tokenizer, layers=2, width=32, seed=3).eval()
-    train(model, tokenizer, prompts, QUICK, lambda line: None)
+    """The same text for a short prompt alone and beside a long one: padding must not be seen."""
+    model = build_model(tokenizer, layers=2, width=32, seed=3)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(20)  # what a token attends to decides what comes next
+        model.model.norm.weight.mul_(200)  # so peaked that sampling is greedy
     short, long = (min(prompts, key=lambda p: len(p.tokens)), max(prompts, key=lambda p: len(p.tokens)))
     assert len(short.tokens) < len(long.tokens)
-    with torch.no_grad():
-        for weight in model.get_output_embeddings().parameters():
-            weight.mul_(50)  # so peaked that sampling is greedy
     together = sample(model, tokenizer, [short, long], 2, max_new_tokens=8)
     assert together[0] == sample(model, tokenizer, [short], 2, max_new_tokens=8)[0]
-    assert together[0][0] == together[0][1]
+    assert together[0][0] == together[0][1] != together[1][0]
 
 
 def test_sampling_is_seeded_and_leaves_the_global_random_state_alone() -> None:

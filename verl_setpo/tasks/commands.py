@@ -114,8 +114,11 @@ def tiny_model(
 ) -> None:
     """Build a tiny model and teach it the task half-way, so that RL begins diverse and fallible."""
     with _errors_as_one_sentence():
+        from transformers.utils.logging import disable_progress_bar
+
         from verl_setpo.tasks.make_model import make_tiny_model
 
+        disable_progress_bar()
         make_tiny_model(
             task,
             data,
