@@ -106,7 +106,10 @@ def solutions(numbers: tuple[int, ...], target: int) -> tuple[str, ...]:
     Raises ValueError for more than MAX_SOLVE_COUNT numbers.
     """
     if len(numbers) > MAX_SOLVE_COUNT:
-        raise ValueError(f"only problems of up to {MAX_SOLVE_COUNT} numbers are enumerated, got {len(numbers)}")
+        raise ValueError(
+            f"solutions are enumerated for up to {MAX_SOLVE_COUNT} numbers, this problem has {len(numbers)}: "
+            "make the data with a smaller --count"
+        )
     found: set[str] = set()
 
     def search(items: list[_Valued]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 def new_folder(out: Path, *, record: str, overwrite: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `out`, which becomes `out` by one rename when the block ends well.
 
-    When the block raises, or the process is stopped, `out` is as it was before.
+    When the block raises, or the process is stopped, `out` is as it was before. A process that is killed outright
+    leaves its temporary folder, .NAME.PID.partial, which may be deleted.
 
     Args:
         out: the folder to make. Its parents are made too.
