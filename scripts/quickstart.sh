@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 METHODS=${METHODS:-grpo set_loo poly_epo}
-STEPS=${STEPS:-100}
+STEPS=${STEPS:-40}
 WORK_DIR=${WORK_DIR:-runs/quickstart}
 VENV=${VENV:-.venv}
 export VENV
@@ -74,6 +74,6 @@ for method in $METHODS; do
 done
 
 say "4. What it did, on held-out prompts"
-verl-setpo report "${runs[@]}" --out "$WORK_DIR/report"
+verl-setpo report "${runs[@]}" --ks 1,4,16,32 --out "$WORK_DIR/report"
 
 say "Done; without the install it took $((SECONDS - installed)) s"

@@ -163,6 +163,9 @@ class PlatformCPU(PlatformBase):
         defaults = {
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # Only then does vLLM's CPU engine run its worker in its own process (distributed_executor_backend=uni);
+            # the engine of a server is apart from the server in any case.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_PLUGINS": "",
         }
         return {key: os.environ.get(key, value) for key, value in defaults.items()}
