@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from verl_setpo.signals.base import Rollout, Signal, SignalBatch, register_signal
+from verl_setpo.tasks.answers import last_boxed, last_tagged
 
 DEGENERATE = -1
 
@@ -38,29 +39,12 @@ def cluster_answers(groups: Sequence[Sequence[Rollout]]) -> torch.Tensor:
 
 
 def find_answer(text: str) -> str:
-    """The last final answer that a response marks, whitespace collapsed; "" when it marks none.
+    """The final answer that a response marks last, whitespace collapsed; "" when it marks none.
 
-    Linear in the text and never raises: the text is a policy's, which is rewarded for what is found here.
+    Marks are a complete `\\boxed{...}` or `<answer>...</answer>`, and `####` to the end of its line. Linear in the text
+    and never raises: the text is a policy's, which is rewarded for what is found here.
     """
-    candidates = [(text.rfind(opening), opening) for opening in ("\\boxed{", "<answer>", "####")]
-    position, opening = max(candidates)
-    if position < 0:
-        return ""
-    rest = text[position + len(opening) :]
-    if opening == "\\boxed{":
-        end = _closing_brace(rest)
-    elif opening == "<answer>":
-        end = rest.find("</answer>")
-    else:
-        newline = rest.find("\n")
-        end = len(rest) if newline < 0 else newline
-    return "" if end < 0 else " ".join(rest[:end].split())
-
-
-def _closing_brace(text: str) -> int:
-    depth = 1
-    for i, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return i
-    return -1
+    before, mark, after = text.rpartition("####")
+    hashed = (len(before) + len(mark), after.split("\n", 1)[0]) if mark else None
+    found = [answer for answer in (last_boxed(text), last_tagged(text), hashed) if answer is not None]
+    return " ".join(max(found)[1].split()) if found else ""
