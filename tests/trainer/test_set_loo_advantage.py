@@ -255,3 +255,20 @@ def test_rarer_rollout_gets_more_credit(queue):
     ]
     assert pairs
     assert all(advantages[r] > advantages[c] for r, c in pairs)
+
+
+def test_tokens_of_a_tool_get_no_credit_and_the_figures_are_of_trained_tokens(queue):
+    """The first two tokens of each response are a tool's."""
+    rows = [Row("p", s, reward=s / 4, text="ab", pred=f"{4 * s}/16") for s in range(4)]
+    mask_T = torch.tensor([0, 0, 1])
+    masks = {"response_mask": lambda length: mask_T.clone()}
+    plain = compute_with(make_trainer("algorithm.adv_estimator=grpo"), rows, masks)
+    ours = compute_with(make_trainer(*SET_LOO), rows, masks)
+    credits = exact_credits(rows)
+    expected = [advantage[2] + COEF * credits["p", s] for s, advantage in enumerate(plain.advantages)]
+    for got_T, value in zip(ours.advantages, expected, strict=True):
+        torch.testing.assert_close(got_T, value * mask_T, rtol=0, atol=1e-6)
+    size = sum(COEF * abs(credit) for credit in credits.values())
+    rest = sum(abs(advantage[2].item()) for advantage in plain.advantages)
+    assert ours.metrics["set_rl/credit_share"] == pytest.approx(size / (size + rest), abs=1e-5)
+    assert ours.metrics["set_rl/zero_advantage_prompts"] == 0
