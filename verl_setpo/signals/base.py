@@ -71,23 +71,33 @@ def collect_safely(signal: Signal, groups: Sequence[Sequence[Rollout]], mask_PN:
     """
     try:
         batch = signal.collect(groups)
-        tensor = batch.clusters_PN if signal.provides == "clusters" else batch.kernel_PNN
-        expected = mask_PN.shape if signal.provides == "clusters" else (*mask_PN.shape, mask_PN.shape[1])
-        if tensor is None or tensor.shape != expected:
-            got = None if tensor is None else tuple(tensor.shape)
-            raise ValueError(f"collect returned {signal.provides} of shape {got} where {tuple(expected)} was due")
+        said = batch.failures or (None,) * len(groups)
+        _check_batch(batch, signal.provides, said, mask_PN)
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
-        nothing_PN = torch.full(mask_PN.shape, -1)
+        failures = (cause,) * len(groups)
         if signal.provides == "clusters":
-            return SignalBatch(clusters_PN=nothing_PN, failures=(cause,) * len(groups))
-        return SignalBatch(
-            kernel_PNN=torch.eye(mask_PN.shape[1]).repeat(len(groups), 1, 1), failures=(cause,) * len(groups)
-        )
-    said = batch.failures or (None,) * len(groups)
-    found = (None,) * len(groups) if batch.kernel_PNN is None else _kernel_faults(batch.kernel_PNN, mask_PN)
-    failures = tuple(cause or fault for cause, fault in zip(said, found, strict=True))
-    return SignalBatch(batch.clusters_PN, batch.kernel_PNN, failures)
+            return SignalBatch(clusters_PN=torch.full(mask_PN.shape, -1), failures=failures)
+        return SignalBatch(kernel_PNN=torch.eye(mask_PN.shape[1]).repeat(len(groups), 1, 1), failures=failures)
+    if batch.kernel_PNN is None:
+        return SignalBatch(batch.clusters_PN, None, tuple(said))
+    found = _kernel_faults(batch.kernel_PNN, mask_PN)
+    return SignalBatch(None, batch.kernel_PNN, tuple(a or b for a, b in zip(said, found, strict=True)))
+
+
+def _check_batch(batch: SignalBatch, provides: str, failures: Sequence[str | None], mask_PN: torch.Tensor) -> None:
+    """Raise ValueError for a result that does not have the form that `SignalBatch` describes."""
+    if provides == "clusters":
+        tensor, expected, right = batch.clusters_PN, tuple(mask_PN.shape), "integers"
+    else:
+        tensor, expected, right = batch.kernel_PNN, (*mask_PN.shape, mask_PN.shape[1]), "floats"
+    if tensor is None or tuple(tensor.shape) != expected:
+        got = None if tensor is None else tuple(tensor.shape)
+        raise ValueError(f"collect returned {provides} of shape {got} where {expected} was due")
+    if tensor.is_floating_point() != (right == "floats") or tensor.dtype == torch.bool or tensor.is_complex():
+        raise ValueError(f"collect returned {provides} of {tensor.dtype} where {right} were due")
+    if len(failures) != len(mask_PN):
+        raise ValueError(f"collect returned {len(failures)} failures for {len(mask_PN)} groups")
 
 
 def _kernel_faults(kernel_PNN: torch.Tensor, mask_PN: torch.Tensor) -> tuple[str | None, ...]:

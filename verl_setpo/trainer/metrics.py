@@ -15,7 +15,8 @@ class StepReport:
     """What the metrics and the rollout log are made of.
 
     advantage_PN: as trained on. base_PN: the base method's. clusters_PN: the method's clusters or, for a method with
-    a kernel, clusters of equal answers; all -1 when no answer is known. failed, too_small: numbers of prompts.
+    a kernel, clusters of equal answers; all -1 when no answer is known. failed_P: prompts whose signal failed.
+    too_small: prompts with too few rollouts. out_of_range: odd rewards.
     """
 
     estimator: str
@@ -23,7 +24,7 @@ class StepReport:
     advantage_PN: torch.Tensor
     base_PN: torch.Tensor
     clusters_PN: torch.Tensor
-    failed: int
+    failed_P: torch.Tensor
     too_small: int
     out_of_range: int
 
@@ -38,7 +39,7 @@ def step_metrics(report: StepReport) -> dict[str, float]:
     metrics = {
         "set_rl/prompts_with_correct": correct_PN.any(-1).float().mean().item() if prompts else 0.0,
         "set_rl/zero_advantage_prompts": zero_P.float().mean().item(),
-        "set_rl/groups_without_signal": float(report.failed),
+        "set_rl/groups_without_signal": float(report.failed_P.sum()),
         "set_rl/groups_too_small": float(report.too_small),
         "set_rl/rewards_out_of_range": float(report.out_of_range),
         "set_rl/coef": settings.coef,
@@ -54,6 +55,9 @@ def step_metrics(report: StepReport) -> dict[str, float]:
 
 def _cluster_metrics(report: StepReport, correct_PN: torch.Tensor) -> dict[str, float]:
     mask_PN, clusters_PN = report.step.groups.mask_PN, report.clusters_PN
+    if report.step.signal.clusters_PN is not None:
+        # A judge that said nothing about a group did not call its rollouts degenerate.
+        mask_PN, clusters_PN, correct_PN = (x[~report.failed_P] for x in (mask_PN, clusters_PN, correct_PN))
     if not (clusters_PN[mask_PN] >= 0).any():
         return {}
     return {

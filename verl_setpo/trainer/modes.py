@@ -86,7 +86,7 @@ class SetRLMixin:
             fields=TensorDict({"advantages": advantages}, batch_size=len(batch)),
         )
 
-    def _step(self, estimator: str, rows: _Rows, groups: Groups) -> tuple[Step, list[list[Rollout]], dict[str, int]]:
+    def _step(self, estimator: str, rows: _Rows, groups: Groups) -> tuple[Step, list[list[Rollout]], dict[str, Any]]:
         """Collect the signal and decide which prompts can use it."""
         rollouts = [
             [rows.rollout(row, uid, session, self.tokenizer) for row, session in zip(members, sessions, strict=True)]
@@ -103,47 +103,58 @@ class SetRLMixin:
                 self.settings.signal.name,
                 cause,
             )
-        rewards_PN, out_of_range = self._unit_rewards(estimator, groups, groups.gather(rows.rewards_BT.sum(-1)))
+        raw_PN = groups.gather(rows.rewards_BT.sum(-1))
+        rewards_PN, odd_PN = self._check_rewards(estimator, raw_PN, groups.mask_PN)
+        base_BT, lost_P = rows.advantages_BT, torch.zeros_like(failed_P)
+        if not torch.isfinite(raw_PN).all():
+            # verl's own estimators spread a NaN over the group: no base advantage is better than that.
+            base_BT = base_BT.nan_to_num(0.0, 0.0, 0.0)
+            lost_P = ~torch.isfinite(raw_PN).all(-1) if estimator == "set_loo" else lost_P
         step = Step(
             settings=self.settings,
             groups=groups,
             signal=signal,
             rewards_PN=rewards_PN,
-            base_BT=rows.advantages_BT,
+            base_BT=base_BT,
             returns_BT=rows.returns_BT,
             generator=torch.Generator().manual_seed(self.settings.seed + self.global_steps),
-            usable_P=~failed_P & ~small_P,
+            usable_P=~failed_P & ~small_P & ~lost_P,
         )
         counts = {
-            "failed": int(failed_P.sum()),
+            "failed_P": failed_P,
             "too_small": int((small_P & ~failed_P).sum()),
-            "out_of_range": out_of_range,
+            "out_of_range": int(odd_PN.sum()),
         }
         return step, rollouts, counts
 
-    def _unit_rewards(self, estimator: str, groups: Groups, rewards_PN: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Map `reward_range` to [0, 1]. set_loo's base method takes any reward, so nothing is asked of it there.
+    def _check_rewards(
+        self, estimator: str, raw_PN: torch.Tensor, mask_PN: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rewards for the estimator, and where they are odd: outside `reward_range`, or not finite.
 
-        Raises ValueError in the first step for rewards outside the range: that is a wrong key. Later ones are clamped
-        and counted, so that one odd reward does not end a long run.
+        Set objectives get them mapped to [0, 1]. set_loo's base method takes any finite reward as it is.
+
+        Raises ValueError for an odd reward in the first step: that is a wrong key or a broken reward function. Later
+        ones are clamped (NaN to the lowest) and counted, so that one of them does not end a long run.
         """
         if estimator == "set_loo":
-            return rewards_PN, 0
-        low, high = self.settings.reward_range
-        outside_PN = groups.mask_PN & ~((rewards_PN >= low) & (rewards_PN <= high))
-        count = int(outside_PN.sum())
-        if count:
-            example = rewards_PN[outside_PN][0].item()
-            message = (
-                f"{count} rewards lie outside algorithm.set_rl.reward_range=[{low}, {high}], for example {example:g}: "
-                "set it to the lowest and highest reward that your reward function gives"
-            )
+            odd_PN = mask_PN & ~torch.isfinite(raw_PN)
+            rewards_PN, cure = raw_PN.nan_to_num(0.0, 0.0, 0.0), "mend the reward function"
+            what = "rewards are NaN or infinite"
+        else:
+            low, high = self.settings.reward_range
+            odd_PN = mask_PN & ~((raw_PN >= low) & (raw_PN <= high))
+            unit_PN = ((raw_PN - low) / (high - low)).nan_to_num(0.0).clamp(0.0, 1.0)
+            rewards_PN = torch.where(mask_PN, unit_PN, 0.0)
+            cure = f"set it to the lowest and highest reward there is, which {estimator} maps to [0, 1]"
+            what = f"rewards lie outside algorithm.set_rl.reward_range=[{low}, {high}]"
+        if odd_PN.any():
+            message = f"{int(odd_PN.sum())} {what}, for example {raw_PN[odd_PN][0].item():g}: {cure}."
             if not self._checked_rewards:
-                raise ValueError(f"{message} ({estimator} needs them mapped to [0, 1]).")
-            logger.warning("verl_setpo: step %s: %s; clamped.", self.global_steps, message)
+                raise ValueError(message)
+            logger.warning("verl_setpo: step %s: %s", self.global_steps, message)
         self._checked_rewards = True
-        unit_PN = ((rewards_PN - low) / (high - low)).nan_to_num(0.0).clamp(0.0, 1.0)
-        return torch.where(groups.mask_PN, unit_PN, 0.0), count
+        return rewards_PN, odd_PN
 
     def _report(
         self,
@@ -152,7 +163,7 @@ class SetRLMixin:
         rows: _Rows,
         rollouts: list[list[Rollout]],
         advantages_BT: torch.Tensor,
-        counts: dict[str, int],
+        counts: dict[str, Any],
         metrics: dict,
         batch: KVBatchMeta,
     ) -> None:

@@ -5,25 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from omegaconf import OmegaConf
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
-from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
 from verl_setpo.signals import Rollout, build_signal
 from verl_setpo.signals.answer import find_answer
-from verl_setpo.trainer.settings import read_settings
+from verl_setpo.trainer.settings import inner_manager_class, read_settings
 
 logger = logging.getLogger(__name__)
-
-
-def inner_manager_class(inner: str | dict[str, Any]) -> type[RewardManagerBase]:
-    """The class of the wrapped manager: a registered name, or the whole of a recipe's `reward.reward_manager`."""
-    spec = {"source": "register", "name": inner} if isinstance(inner, str) else inner
-    if spec["source"] == "register" and spec["name"] == "set_rl":
-        raise ValueError("algorithm.set_rl.reward_manager=set_rl wraps itself: name the inner one, such as naive.")
-    return resolve_reward_manager_cls(OmegaConf.create({"reward": {"reward_manager": spec}}))
 
 
 @register("set_rl")

@@ -35,9 +35,14 @@ def rollout_rows(report: StepReport, extras: list[dict[str, Any]], global_step: 
     return rows
 
 
+def _plain(value: Any) -> Any:
+    """A data set's own index may be of numpy."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
 def write_rollout_log(directory: str, rows: list[dict[str, Any]], global_step: int) -> None:
     """Append to `<directory>/<global_step>.jsonl`. One write call, so that a killed run leaves whole lines."""
     os.makedirs(directory, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=True, default=_plain) + "\n" for row in rows)
     with open(os.path.join(directory, f"{global_step}.jsonl"), "a", encoding="ascii") as file:
         file.write(lines)

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
-from verl_setpo.set_rl import SHAPINGS, get_objective
+from verl_setpo.set_rl import ENUMERATION_LIMIT, SHAPINGS, get_objective
 from verl_setpo.signals import build_signal, signal_class
 
 ESTIMATORS = ("set_loo", "poly_epo", "grpo_div", "set_rl")
@@ -68,8 +70,8 @@ class SetRLSettings(BaseModel):
     @field_validator("reward_range")
     @classmethod
     def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        if not bounds[0] < bounds[1]:
-            raise ValueError(f"is {list(bounds)}, but must be [lowest, highest] with lowest < highest")
+        if not -math.inf < bounds[0] < bounds[1] < math.inf:
+            raise ValueError(f"is {list(bounds)}, but must be [lowest, highest], finite, with lowest < highest")
         return bounds
 
     @property
@@ -138,7 +140,8 @@ def check_config(config: DictConfig) -> Method:
     _check_base(base)
     _check_signal(estimator, settings)
     _check_group(estimator, settings, config.actor_rollout_ref.rollout.n)
-    _check_objective(estimator, settings)
+    _check_objective(estimator, settings, config.actor_rollout_ref.rollout.n)
+    inner_manager_class(settings.reward_manager)
     if estimator != "set_loo" and config.algorithm.get("use_kl_in_reward", False):
         raise ValueError(
             f"algorithm.use_kl_in_reward=True makes rewards unbounded, and {estimator} multiplies or compares them "
@@ -170,16 +173,39 @@ def _check_base(base: str) -> None:
         raise ValueError(f"algorithm.set_rl.base_estimator={base} is unknown to verl; it has {known}.")
 
 
-def _check_objective(estimator: str, settings: SetRLSettings) -> None:
+def _check_objective(estimator: str, settings: SetRLSettings, rollouts: int) -> None:
     if estimator == "set_loo" and settings.shaping not in SHAPINGS:
         raise ValueError(
             f"algorithm.set_rl.shaping={settings.shaping} is unknown; the shapings are {', '.join(SHAPINGS)}."
         )
     if estimator in ("poly_epo", "set_rl"):
         try:
-            get_objective(objective_of(estimator, settings))
+            objective = get_objective(objective_of(estimator, settings))
         except ValueError as error:
             raise ValueError(f"algorithm.set_rl.objective: {error}") from None
+        possible = math.comb(rollouts, settings.set_size)
+        if objective.closed_form is None and settings.num_sets is None and possible > ENUMERATION_LIMIT:
+            raise ValueError(
+                f"algorithm.set_rl.num_sets=null would list {possible} sets of {settings.set_size} among {rollouts} "
+                f"rollouts for the objective {objective.name}, which has no closed form: set num_sets, such as 1000."
+            )
+
+
+def inner_manager_class(inner: str | dict[str, Any]) -> type[RewardManagerBase]:
+    """The class of the wrapped reward manager: a registered name, or the whole of a recipe's `reward.reward_manager`.
+
+    Raises ValueError for an unknown one.
+    """
+    spec = {"source": "register", "name": inner} if isinstance(inner, str) else inner
+    if spec["source"] == "register" and spec["name"] == "set_rl":
+        raise ValueError("algorithm.set_rl.reward_manager=set_rl wraps itself: name the inner one, such as naive.")
+    try:
+        return resolve_reward_manager_cls(OmegaConf.create({"reward": {"reward_manager": spec}}))
+    except ValueError:
+        raise ValueError(
+            f"algorithm.set_rl.reward_manager={spec['name']} is unknown to verl: name one that it registers, "
+            "such as naive or dapo."
+        ) from None
 
 
 def _check_signal(estimator: str, settings: SetRLSettings) -> None:
