@@ -142,7 +142,6 @@ def test_the_replay_buffer_is_verls_own_of_the_mode_polled_more_often(mode, buff
     assert built.poll_interval == 0.05
 
 
-@pytest.mark.xfail(strict=True, reason="verl hands a custom sampler none of the keys of its filter: DAPO becomes GRPO")
 def test_dapos_filter_and_the_refill_of_failed_groups_work_on_the_cpu_platform():
     keys = (
         "algorithm.filter_groups.enable=True",

@@ -172,9 +172,6 @@ def test_a_session_of_several_outputs_counts_once(queue):
     assert set_rl_metrics(compute(trainer, twice)) == set_rl_metrics(compute(trainer, once))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="clusters of a failed group are counted; -1 for a judge that is down reads as degenerate"
-)
 def test_groups_whose_signal_failed_are_in_no_figure_of_clusters(queue):
     """q fails: had it no say, p alone would give 2 clusters and no degenerate rollout."""
     rows = rows_of("p", "1100", "aabb") + rows_of("q", "1100", "abcd")
