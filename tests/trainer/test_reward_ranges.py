@@ -104,3 +104,13 @@ def test_a_nan_reward_of_a_later_step_counts_as_the_lowest_reward(queue, method)
     result = compute(trainer, group(1.0, math.nan, 0.5, 1.0))
     assert_enumerated(result, method, [1, 0, "1/2", 1])
     assert result.metrics["set_rl/rewards_out_of_range"] == 1
+
+
+@each_set_method
+def test_a_range_without_zero_takes_groups_of_different_sizes(queue, method):
+    """The places that a smaller group leaves empty are nobody's reward."""
+    rows = [*group(3.0, 1.0, 2.0, 3.0), *(Row("q", s, reward=2.0, pred="a") for s in range(3))]
+    trainer = make_trainer(*SET_METHODS[method], "algorithm.set_rl.reward_range=[1,3]")
+    result = compute(trainer, rows)
+    assert_enumerated(result, method, [1, 0, "1/2", 1])
+    assert result.metrics["set_rl/rewards_out_of_range"] == 0
