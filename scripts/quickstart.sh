@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 METHODS=${METHODS:-grpo set_loo poly_epo}
-STEPS=${STEPS:-40}
+STEPS=${STEPS:-30}
 WORK_DIR=${WORK_DIR:-runs/quickstart}
 VENV=${VENV:-.venv}
 export VENV
@@ -23,10 +23,10 @@ installed=$SECONDS
 
 say "2. Data and a tiny model, warm-started so that it is diverse and often wrong"
 if [ ! -f "$WORK_DIR/data/test.parquet" ]; then
-    verl-setpo data polynomial --out "$WORK_DIR/data"
+    verl-setpo data polynomial --out "$WORK_DIR/data" --test-size 32
 fi
 if [ ! -f "$WORK_DIR/model/config.json" ]; then
-    verl-setpo data tiny-model --task polynomial --data "$WORK_DIR/data" --out "$WORK_DIR/model"
+    verl-setpo data tiny-model --task polynomial --data "$WORK_DIR/data" --out "$WORK_DIR/model" --target 0.35
 fi
 
 run=""
@@ -51,7 +51,7 @@ train() {
     rm -rf "$dir" && mkdir -p "$dir"
     mkfifo "$dir/output"
     METHOD=$method STEPS=$STEPS RUN_DIR=$dir DATA_DIR=$WORK_DIR/data MODEL_PATH=$WORK_DIR/model \
-        setsid recipes/cpu/run_tiny_fsdp.sh > "$dir/output" 2>&1 < /dev/null &
+        setsid recipes/cpu/run_tiny_fsdp.sh trainer.val_before_train="$first" > "$dir/output" 2>&1 < /dev/null &
     run=$!
     python scripts/progress.py --label "$method" --steps "$STEPS" --log "$dir/train.log" < "$dir/output"
     local status=0
@@ -67,10 +67,12 @@ train() {
 }
 
 runs=()
+first=True # the starting model is the same for all, so one run evaluates it
 for method in $METHODS; do
     say "3. Train: $method, $STEPS steps, through python -m verl.trainer.main_ppo"
     train "$method"
     runs+=("$WORK_DIR/$method")
+    first=False
 done
 
 say "4. What it did, on held-out prompts"
