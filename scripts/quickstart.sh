@@ -53,9 +53,11 @@ train() {
     METHOD=$method STEPS=$STEPS RUN_DIR=$dir DATA_DIR=$WORK_DIR/data MODEL_PATH=$WORK_DIR/model \
         setsid recipes/cpu/run_tiny_fsdp.sh trainer.val_before_train="$first" > "$dir/output" 2>&1 < /dev/null &
     run=$!
-    python scripts/progress.py --label "$method" --steps "$STEPS" --log "$dir/train.log" < "$dir/output"
-    local status=0
+    # Both in the background: a trap runs at once in a `wait`, but only after a foreground command.
+    python scripts/progress.py --label "$method" --steps "$STEPS" --log "$dir/train.log" < "$dir/output" &
+    local progress=$! status=0
     wait "$run" || status=$?
+    wait "$progress" || true
     stop_run
     rm -f "$dir/output"
     if [ "$status" != 0 ]; then

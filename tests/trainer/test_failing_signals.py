@@ -115,7 +115,7 @@ FAULTS = {
     "kernel of another shape": SignalBatch(kernel_PNN=torch.eye(3)[None]),
     "kernel of integers": SignalBatch(kernel_PNN=EYE.long()),
     "kernel with NaN": SignalBatch(kernel_PNN=EYE * torch.nan),
-    "kernel above 1": SignalBatch(kernel_PNN=EYE + 1),
+    "kernel above 1": SignalBatch(kernel_PNN=1.5 - 0.5 * EYE),
     "kernel below 0": SignalBatch(kernel_PNN=2 * EYE - 1),
     "kernel not symmetric": SignalBatch(kernel_PNN=(EYE + EYE.roll(1, -1)).clamp(max=1)),
     "kernel not 1 on its diagonal": SignalBatch(kernel_PNN=EYE * 0.5),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.trainer import exact
-from tests.trainer.batches import rewards_of, set_rl_metrics
+from tests.trainer.batches import groups_of, line_kernel, random_rows, rewards_of, set_rl_metrics
 from tests.trainer.conftest import Row, compute, make_trainer
 
 
@@ -58,6 +58,20 @@ def test_the_metrics_of_set_loo_by_hand(set_loo_metrics):
     got = {name.removeprefix("set_rl/"): value for name, value in set_loo_metrics.items()}
     got.pop("set_size")
     assert got == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("shaping", ["neg_log1p", "linear", "neg_square", "exp"])
+def test_the_set_diversity_under_a_kernel_is_setpos(queue, shaping):
+    """D(S) of Eq. 3, the mean of the groups of three or more."""
+    rows = random_rows(seed=1, sizes=(6, 4, 3, 2))
+    overrides = ("algorithm.set_rl.signal.name=test_line", f"algorithm.set_rl.shaping={shaping}")
+    metrics = compute(make_trainer("+set_rl=set_loo", *overrides), rows).metrics
+    groups = [group for group in groups_of(rows).values() if len(group) > 2]
+    diversities = [
+        exact.kernel_set_diversity(line_kernel([row.pred for row in group]), range(len(group)), shaping)
+        for group in groups
+    ]
+    assert metrics["set_rl/set_diversity/mean"] == pytest.approx(float(exact.mean(diversities)), abs=1e-6)
 
 
 def test_all_metrics_are_floats_that_verl_can_average_over_trigger_steps(set_loo_metrics):
