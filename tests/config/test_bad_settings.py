@@ -125,15 +125,10 @@ GOOD = {
 }
 
 
-LET_BY = "KeyError, ConfigAttributeError and FileNotFoundError, of which Hydra makes a warning"
-
-
-@pytest.mark.xfail(strict=True, reason=LET_BY)
 def test_an_inner_reward_manager_may_be_given_by_its_name_key_alone():
     check_config(compose_config(*LOO, f"{KEY}reward_manager={{name: dapo}}"))
 
 
-@pytest.mark.xfail(strict=True, reason=LET_BY)
 @pytest.mark.parametrize("module", ["", ", module: {path: /no/such/file.py}"])
 def test_an_inner_reward_manager_whose_file_is_not_there_is_named(module):
     config = compose_config(*LOO, f"{KEY}reward_manager={{source: importlib, name: Mine{module}}}")
@@ -141,7 +136,6 @@ def test_an_inner_reward_manager_whose_file_is_not_there_is_named(module):
         check_config(config)
 
 
-@pytest.mark.xfail(strict=True, reason="runs as the estimator named, with coef 0 where the group has none: plain GRPO")
 @pytest.mark.parametrize(
     ("group", "estimator"), [("poly_epo", "set_loo"), ("poly_epo", "grpo_div"), ("grpo_div", "set_loo")]
 )

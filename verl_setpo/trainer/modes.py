@@ -106,10 +106,11 @@ class SetRLMixin:
         raw_PN = groups.gather(rows.rewards_BT.sum(-1))
         rewards_PN, odd_PN = self._check_rewards(estimator, raw_PN, groups.mask_PN)
         base_BT, lost_P = rows.advantages_BT, torch.zeros_like(failed_P)
-        if not torch.isfinite(raw_PN).all():
-            # verl's own estimators spread a NaN over the group: no base advantage is better than that.
+        if not torch.isfinite(base_BT).all():
+            # verl's own estimators spread a NaN reward over the group, or the batch: no advantage is better than that.
+            if estimator == "set_loo":
+                lost_P = (groups.gather((~torch.isfinite(base_BT)).any(-1).long()) > 0).any(-1)
             base_BT = base_BT.nan_to_num(0.0, 0.0, 0.0)
-            lost_P = ~torch.isfinite(raw_PN).all(-1) if estimator == "set_loo" else lost_P
         step = Step(
             settings=self.settings,
             groups=groups,

@@ -123,7 +123,13 @@ def check_config(config: DictConfig) -> Method:
     mode = config.trainer.v1.trainer_mode
     named = str(config.algorithm.adv_estimator)
     subtree = config.algorithm.get("set_rl")
-    estimator = named if named in ESTIMATORS else subtree.get("estimator") if subtree is not None else None
+    grouped = subtree.get("estimator") if subtree is not None else None
+    if named in ESTIMATORS and grouped not in (None, named):
+        raise ValueError(
+            f"algorithm.adv_estimator={named} and algorithm.set_rl.estimator={grouped} are two methods: leave "
+            f"algorithm.adv_estimator to the group +set_rl=..., or choose the group of {named}."
+        )
+    estimator = named if named in ESTIMATORS else grouped
     if estimator is None:
         raise ValueError(
             f"trainer.v1.trainer_mode={mode} needs one of our estimators, not algorithm.adv_estimator={named}: "
@@ -136,6 +142,10 @@ def check_config(config: DictConfig) -> Method:
         raise ValueError("trainer.use_v1=False is verl's old trainer, which this package does not extend: set it True.")
 
     settings = read_settings(config.algorithm)
+    if not isinstance(config.actor_rollout_ref.rollout.n, int):
+        raise ValueError(
+            f"actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} must be the number of rollouts a prompt."
+        )
     base = settings.base_estimator or (named if named not in ESTIMATORS else "grpo")
     _check_base(base)
     _check_signal(estimator, settings)
@@ -196,15 +206,16 @@ def inner_manager_class(inner: str | dict[str, Any]) -> type[RewardManagerBase]:
 
     Raises ValueError for an unknown one.
     """
-    spec = {"source": "register", "name": inner} if isinstance(inner, str) else inner
-    if spec["source"] == "register" and spec["name"] == "set_rl":
+    spec = {"source": "register", **({"name": inner} if isinstance(inner, str) else inner)}
+    if spec["source"] == "register" and spec.get("name") == "set_rl":
         raise ValueError("algorithm.set_rl.reward_manager=set_rl wraps itself: name the inner one, such as naive.")
     try:
         return resolve_reward_manager_cls(OmegaConf.create({"reward": {"reward_manager": spec}}))
-    except ValueError:
+    except Exception as error:
+        # A file of the user's may raise anything when it is loaded.
         raise ValueError(
-            f"algorithm.set_rl.reward_manager={spec['name']} is unknown to verl: name one that it registers, "
-            "such as naive or dapo."
+            f"algorithm.set_rl.reward_manager={spec.get('name')} cannot be had ({type(error).__name__}: {error}): "
+            "name one that verl registers, such as naive or dapo."
         ) from None
 
 
