@@ -124,7 +124,7 @@ def check_config(config: DictConfig) -> Method:
     named = str(config.algorithm.adv_estimator)
     subtree = config.algorithm.get("set_rl")
     grouped = subtree.get("estimator") if subtree is not None else None
-    if named in ESTIMATORS and grouped not in (None, named):
+    if named in ESTIMATORS and grouped in ESTIMATORS and named != grouped:
         raise ValueError(
             f"algorithm.adv_estimator={named} and algorithm.set_rl.estimator={grouped} are two methods: leave "
             f"algorithm.adv_estimator to the group +set_rl=..., or choose the group of {named}."
