@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 METHODS=${METHODS:-grpo set_loo poly_epo}
-STEPS=${STEPS:-30}
+STEPS=${STEPS:-40}
 WORK_DIR=${WORK_DIR:-runs/quickstart}
 VENV=${VENV:-.venv}
 export VENV

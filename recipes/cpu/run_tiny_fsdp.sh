@@ -9,14 +9,14 @@ METHOD=${METHOD:-set_loo}                # grpo is verl's own trainer, without t
 DATA_DIR=${DATA_DIR:-runs/$TASK/data}    # verl-setpo data $TASK --out $DATA_DIR
 MODEL_PATH=${MODEL_PATH:-runs/$TASK/model} # verl-setpo data tiny-model --task $TASK --data $DATA_DIR --out $MODEL_PATH
 RUN_DIR=${RUN_DIR:-runs/$TASK/$METHOD}
-STEPS=${STEPS:-30}
+STEPS=${STEPS:-40}
 TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-16} # prompts a step
 ROLLOUT_N=${ROLLOUT_N:-8}
 LR=${LR:-1e-3}
 COEF=${COEF:-5}                          # set_loo, grpo_div: weight of diversity
 SET_SIZE=${SET_SIZE:-4}                  # poly_epo: rollouts in a set
 VAL_N=${VAL_N:-32}                       # samples a held-out prompt
-TEST_FREQ=${TEST_FREQ:-15}
+TEST_FREQ=${TEST_FREQ:-20}
 SEED=${SEED:-1}
 PYTHON=${PYTHON:-python}
 ###########################################################################
