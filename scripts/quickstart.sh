@@ -69,11 +69,12 @@ train() {
 }
 
 runs=()
-first=True # the starting model is the same for all, so one run evaluates it
+first=True # the starting model is the same for all, so the first run evaluates it
 for method in $METHODS; do
     say "3. Train: $method, $STEPS steps, through python -m verl.trainer.main_ppo"
     train "$method"
     runs+=("$WORK_DIR/$method")
+    [ -f "$WORK_DIR/$method/validation/0.jsonl" ] || cp "${runs[0]}/validation/0.jsonl" "$WORK_DIR/$method/validation/"
     first=False
 done
 
