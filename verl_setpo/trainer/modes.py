@@ -106,10 +106,12 @@ class SetRLMixin:
         raw_PN = groups.gather(rows.rewards_BT.sum(-1))
         rewards_PN, odd_PN = self._check_rewards(estimator, raw_PN, groups.mask_PN)
         base_BT, lost_P = rows.advantages_BT, torch.zeros_like(failed_P)
-        if not torch.isfinite(base_BT).all():
-            # verl's own estimators spread a NaN reward over the group, or the batch: no advantage is better than that.
+        # verl's own estimators spread a NaN reward over the group, or the batch: no advantage is better than that.
+        # Without one, padding rows are left as verl made them (opo divides by their length of 0).
+        lost_B = ~torch.isfinite(base_BT).all(-1) & (groups.place_B >= 0)
+        if lost_B.any():
             if estimator == "set_loo":
-                lost_P = (groups.gather((~torch.isfinite(base_BT)).any(-1).long()) > 0).any(-1)
+                lost_P = (groups.gather(lost_B.long()) > 0).any(-1)
             base_BT = base_BT.nan_to_num(0.0, 0.0, 0.0)
         step = Step(
             settings=self.settings,
