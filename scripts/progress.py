@@ -89,5 +89,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     # A run's output may hold any bytes.
-    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(errors="replace")
     main()

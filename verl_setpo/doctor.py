@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata as metadata
+import importlib.util
 import logging
 import os
 import subprocess
@@ -135,14 +137,13 @@ def _platform() -> Iterator[Check]:
     cpu_build = torch.version.cuda is None and torch.version.hip is None
     yield Check("platform", True, "cpu (torch without CUDA)" if cpu_build else f"torch for CUDA {torch.version.cuda}")
     if cpu_build:
-        try:
-            import torchvision  # noqa: F401
-
-            broken = ""
-        except ImportError:
-            broken = ""
-        except Exception as error:
-            broken = f"{type(error).__name__}"
+        broken = ""
+        if importlib.util.find_spec("torchvision") is not None:
+            # Its CUDA build is there and fails in several ways, a missing library's ImportError among them.
+            try:
+                importlib.import_module("torchvision")
+            except Exception as error:
+                broken = type(error).__name__
         yield Check(
             "torchvision",
             not broken,

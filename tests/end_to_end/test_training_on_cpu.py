@@ -82,7 +82,7 @@ def test_poly_epo_trains_in_sync_mode_and_vllm_follows_the_trainer(inputs, tmp_p
     run = train(inputs, tmp_path / "run", "poly_epo", 6, f"algorithm.set_rl.rollout_log={log_dir}")
 
     steps = [run.metrics[step] for step in range(1, 7)]
-    # The weights move, and vLLM's log probs stay those of the trainer: with the sync cut off this rises past 1e-3.
+    # The weights move, and vLLM's log probs stay those of the trainer: it was 7e-3 while one layer missed the sync.
     assert sum(step["actor/grad_norm"] > 0 for step in steps) >= 4
     assert all(step["training/rollout_probs_diff_max"] < 1e-5 for step in steps)
     assert all(0 <= step["set_rl/credit_share"] <= 1 for step in steps)

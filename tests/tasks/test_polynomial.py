@@ -157,7 +157,7 @@ def test_ground_truth_may_hold_numpy_integers() -> None:
 )
 def test_a_broken_ground_truth_is_an_error(truth: object) -> None:
     with pytest.raises(ValueError, match="ground truth"):
-        compute_score("polynomial", "(1,11)", truth)  # type: ignore[arg-type]
+        compute_score("polynomial", "(1,11)", truth)
 
 
 def test_sampled_answers_are_wrong_as_often_as_asked() -> None:

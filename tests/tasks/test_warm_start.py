@@ -147,7 +147,7 @@ def test_measured_figures_count_what_they_say(monkeypatch: pytest.MonkeyPatch) -
     two = [Prompt("polynomial", truth, [1]), Prompt("polynomial", truth, [1])]
     responses = [["(1,11)", "(01,11)", "(0,7)", "(0,8)"], ["(0,7)", "(0,7)", "", "(2,0)"]]
     monkeypatch.setattr(warm_start, "sample", lambda *args, **kwargs: responses)
-    figures = measure(None, None, two, num_samples=4)  # type: ignore[arg-type]
+    figures = measure(None, None, two, num_samples=4)
     assert (figures.pass_at_1, figures.distinct_correct, figures.parsed) == (5 / 8, 1.5, 7 / 8)
 
 
