@@ -104,10 +104,14 @@ def test_marginal_set_advantage_refuses(options, message):
 
 
 def test_too_many_sets_to_list_ask_for_num_sets():
-    rewards_PN, clusters_PN = torch.zeros(1, 24), torch.zeros(1, 24, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"'coverage' has no closed form .* 735471 sets of size 8, .*: set num_sets"):
-        marginal_set_advantage(rewards_PN, clusters_PN, set_size=8, objective="coverage")
-    marginal_set_advantage(rewards_PN, clusters_PN, set_size=8, objective="coverage", num_sets=5)
+    rewards_PN = torch.zeros(1, 24)
+
+    def spread(rewards_n, clusters_n):
+        return rewards_n.amax(-1) - rewards_n.amin(-1)
+
+    with pytest.raises(ValueError, match=r"'spread' has no closed form .* 735471 sets of size 8, .*: set num_sets"):
+        marginal_set_advantage(rewards_PN, set_size=8, objective=spread)
+    marginal_set_advantage(rewards_PN, set_size=8, objective=spread, num_sets=5)
 
 
 @pytest.mark.parametrize("count", [256, 1200])

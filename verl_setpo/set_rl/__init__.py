@@ -19,10 +19,10 @@ masked place gets 0. A row may be masked as a whole. Results keep the input's dt
 become float32. The work in between is in float64, since credits are small differences of large sums.
 """
 
-from verl_setpo.set_rl.decomposition import polychromic_decomposition, set_diversity
+from verl_setpo.set_rl.decomposition import CreditTerms, polychromic_decomposition, set_diversity, set_loo_decomposition
 from verl_setpo.set_rl.diversity_bonus import grpo_div
-from verl_setpo.set_rl.kernels import cosine_kernel, equality_kernel
-from verl_setpo.set_rl.leave_one_out import SHAPINGS, set_loo
+from verl_setpo.set_rl.kernels import cosine_kernel, equality_kernel, rbf_kernel
+from verl_setpo.set_rl.leave_one_out import SHAPINGS, group_diversity, set_loo
 from verl_setpo.set_rl.marginal import advantage_from_sets, marginal_set_advantage
 from verl_setpo.set_rl.objectives import Objective, get_objective, objective_names, register_objective
 from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, count_left_out, sample_sets
@@ -30,18 +30,22 @@ from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, count_left_out, sample_set
 __all__ = [
     "ENUMERATION_LIMIT",
     "SHAPINGS",
+    "CreditTerms",
     "Objective",
     "advantage_from_sets",
     "cosine_kernel",
     "count_left_out",
     "equality_kernel",
     "get_objective",
+    "group_diversity",
     "grpo_div",
     "marginal_set_advantage",
     "objective_names",
     "polychromic_decomposition",
+    "rbf_kernel",
     "register_objective",
     "sample_sets",
     "set_diversity",
     "set_loo",
+    "set_loo_decomposition",
 ]

@@ -1,5 +1,6 @@
 """What every function of this package asks of its arguments, each refusal one sentence with the cure."""
 
+import math
 import operator
 
 import torch
@@ -9,6 +10,14 @@ from torch import Tensor
 def output_dtype(tensor: Tensor) -> torch.dtype:
     """float64 stays float64; float32, half precision, integers and bool become float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite, in one pass without a temporary: aminmax hands a NaN on."""
+    if values.numel() == 0:
+        return True
+    low, high = values.detach().aminmax()
+    return bool(low > -math.inf) and bool(high < math.inf)
 
 
 def check_mask(mask_PN: Tensor | None, like_PN: Tensor, name: str) -> Tensor:
@@ -37,7 +46,7 @@ def check_rewards(rewards_PN: Tensor, mask_PN: Tensor | None) -> tuple[Tensor, T
         raise ValueError(f"rewards_PN must be real numbers, got {rewards_PN.dtype}: convert them to float.")
     mask_PN = check_mask(mask_PN, rewards_PN, "rewards_PN")
     rewards_PN = torch.where(mask_PN, rewards_PN.to(torch.float64), 0.0)
-    if not torch.isfinite(rewards_PN).all():
+    if not all_finite(rewards_PN):
         raise ValueError(
             "rewards_PN holds NaN or infinity at an unmasked place: mend the reward function, or mask those rollouts."
         )

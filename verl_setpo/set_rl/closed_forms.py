@@ -1,6 +1,6 @@
 """Objectives averaged over all sets that contain a rollout, without listing the sets (Poly-EPO, arXiv 2604.17654).
 
-Each function takes rewards_PN (float64, 0 at masked places), labels_PN (dense cluster labels, -1 for degenerate and
+Each function takes rewards_PN (float64, 0 at masked places), labels_PN (cluster labels below N, -1 for degenerate and
 masked) or None, mask_PN and the set size n. It returns value_PN, whose entry i is the mean of f(G) over all
 C(N-1, n-1) sets G of size n with i in G. Every prompt has its own N. The mean of value_PN over a prompt's rollouts is
 the mean of f over all its sets, since each set is counted n times.
@@ -16,7 +16,10 @@ The binomials themselves would overflow; these ratios come from a recurrence of 
 import torch
 from torch import Tensor
 
-from verl_setpo.set_rl.clusters import of_own_cluster, sum_by_cluster
+from verl_setpo.set_rl.clusters import Slots
+
+CORRECT_ABOVE = 0.5
+"""The reward above which `coverage` takes a rollout for correct."""
 
 
 def miss_table(pool_P1: Tensor, draws: int, most: int) -> Tensor:
@@ -70,64 +73,76 @@ def pass_at_n_over_all_sets(rewards_PN: Tensor, labels_PN: Tensor | None, mask_P
     return torch.empty_like(value_PN).scatter(1, order_PN, value_PN)
 
 
+def coverage_over_all_sets(rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int) -> Tensor:
+    """f = distinct clusters with a correct rollout / n; O(N). A set with i misses a cluster if it has none of its
+    correct rollouts."""
+    assert labels_PN is not None
+    labels_PN = torch.where(rewards_PN > CORRECT_ABOVE, labels_PN, -1)
+    slots = Slots(labels_PN)
+    hit_PC = 1 - _Draws(mask_PN, set_size).miss_1(slots.sum(torch.ones_like(rewards_PN)))
+    hits_P1 = hit_PC.sum(1, keepdim=True)
+    return slots.spread(hits_P1 - hit_PC + 1, hits_P1) / set_size
+
+
 def polychromic_over_all_sets(
     rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int, zero_single_cluster: bool = True
 ) -> Tensor:
-    """f = mean reward of the set x distinct clusters in it / n (Eq. 10, 11); O(N) after the labelling.
+    """f = mean reward of the set x distinct clusters in it / n (Eq. 10, 11); O(N + C) after the labelling.
 
     n^2 f(G) is the sum over clusters c and rollouts j of r_j [j in G] [c meets G]. For a set with i, the pair (c, j) is
     - c = cluster(i):                certain for j = i, chance `mate` for the others
     - else, j = i:                   c is hit
     - else, j in c:                  j is in G, which then meets c
     - else:                          j is in G and c is hit
-    so that each rollout needs sums over the clusters of its prompt, less the term of its own cluster.
+    so the value of i is `slope` x r_i + `constant`, both the same for all of a cluster, and for all degenerates.
     """
     assert labels_PN is not None
-    draws = _Draws(mask_PN, set_size)
-    size_PC = sum_by_cluster(torch.ones_like(rewards_PN), labels_PN)
-    reward_PC = sum_by_cluster(rewards_PN, labels_PN)
-    mates_PN = rewards_PN.sum(1, keepdim=True) - rewards_PN
-
-    def of_other_clusters(values_PC: Tensor) -> Tensor:
-        return values_PC.sum(1, keepdim=True) - of_own_cluster(values_PC, labels_PN)
-
+    draws, slots = _Draws(mask_PN, set_size), Slots(labels_PN)
+    size_PC, reward_PC = slots.sum(mask_PN.to(torch.float64)), slots.sum(rewards_PN)
     hit_PC = 1 - draws.miss_1(size_PC)
     hit_with_mate_PC = draws.mate_P1 - draws.miss_2(size_PC)
-    value_PN = torch.where(labels_PN >= 0, rewards_PN + mates_PN * draws.mate_P1, 0.0)
-    value_PN = value_PN + rewards_PN * of_other_clusters(hit_PC)
-    value_PN = value_PN + of_other_clusters(reward_PC) * draws.mate_P1
-    value_PN = value_PN + mates_PN * of_other_clusters(hit_with_mate_PC)
-    value_PN = value_PN - of_other_clusters(reward_PC * hit_with_mate_PC)
+    reward_P1 = rewards_PN.sum(1, keepdim=True)
+
+    # Sums over all clusters, which is what a degenerate rollout sees; less its own for any other.
+    hit_P1, hit_with_mate_P1, reward_hit_P1 = (
+        values_PC.sum(1, keepdim=True) for values_PC in (hit_PC, hit_with_mate_PC, reward_PC * hit_with_mate_PC)
+    )
+    reward_in_clusters_P1 = reward_PC.sum(1, keepdim=True)
+    slope_P1 = hit_P1 - hit_with_mate_P1
+    constant_P1 = reward_in_clusters_P1 * draws.mate_P1 + reward_P1 * hit_with_mate_P1 - reward_hit_P1
+    slope_PC = slope_P1 - hit_PC + hit_with_mate_PC + (1 - draws.mate_P1)
+    constant_PC = constant_P1 + (reward_P1 - reward_PC) * (draws.mate_P1 - hit_with_mate_PC)
     if zero_single_cluster:
-        value_PN = value_PN - _single_cluster_sets(rewards_PN, labels_PN, mask_PN, draws, size_PC, reward_PC)
+        single_PC, single_P1 = _single_cluster_sets(rewards_PN, labels_PN, mask_PN, draws, size_PC, reward_PC)
+        slope_PC, constant_PC = slope_PC - single_PC[0], constant_PC - single_PC[1]
+        slope_P1, constant_P1 = slope_P1 - single_P1[0], constant_P1 - single_P1[1]
+    value_PN = rewards_PN * slots.spread(slope_PC, slope_P1) + slots.spread(constant_PC, constant_P1)
     return value_PN / set_size**2
 
 
 def _single_cluster_sets(
     rewards_PN: Tensor, labels_PN: Tensor, mask_PN: Tensor, draws: _Draws, size_PC: Tensor, reward_PC: Tensor
-) -> Tensor:
-    """The mean over the sets with i of n^2 f(G) [G has one cluster]: what `zero_single_cluster` takes away.
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Slope and constant, of a cluster and of the degenerates, of the mean over the sets with i of
+    n^2 f(G) [G has one cluster]: what `zero_single_cluster` takes away.
 
     G has the one cluster c if it stays within c and the degenerate rollouts, but not within the latter alone. A set
-    that stays within s rollouts misses the other N - s.
+    that stays within s rollouts misses the other N - s. With i among the s, it is worth
+    r_i stay_1 + (rewards of the other s - 1) stay_2.
     """
     degenerate_PN = mask_PN & (labels_PN < 0)
     spare_P1 = degenerate_PN.sum(1, keepdim=True)
-    spare_reward_P1 = torch.where(degenerate_PN, rewards_PN, 0.0).sum(1, keepdim=True)
+    spare_reward_P1 = (rewards_PN * degenerate_PN).sum(1, keepdim=True)
     used_PC = size_PC > 0
 
-    # With i in c: r_i stay_1 + (rewards of the mates within reach) stay_2, summed over the clusters that i fits with.
     outside_PC = draws.count_P1 - size_PC - spare_P1
     stay_1_PC = torch.where(used_PC, draws.miss_1(outside_PC), 0.0)
     stay_2_PC = torch.where(used_PC, draws.miss_2(outside_PC), 0.0)
-    reach_PC = (reward_PC + spare_reward_P1) * stay_2_PC
-    own_1_PN, own_2_PN = of_own_cluster(stay_1_PC, labels_PN), of_own_cluster(stay_2_PC, labels_PN)
-    clustered_PN = rewards_PN * (own_1_PN - own_2_PN) + of_own_cluster(reach_PC, labels_PN)
+    slope_PC, constant_PC = stay_1_PC - stay_2_PC, (reward_PC + spare_reward_P1) * stay_2_PC
 
     # A degenerate i fits with every cluster; the sets within the degenerates alone were counted once per cluster.
-    all_1_P1, all_2_P1 = stay_1_PC.sum(1, keepdim=True), stay_2_PC.sum(1, keepdim=True)
-    fits_PN = rewards_PN * (all_1_P1 - all_2_P1) + reach_PC.sum(1, keepdim=True)
-    alone_1_P1 = draws.miss_1(draws.count_P1 - spare_P1)
-    alone_2_P1 = draws.miss_2(draws.count_P1 - spare_P1)
-    alone_PN = rewards_PN * (alone_1_P1 - alone_2_P1) + spare_reward_P1 * alone_2_P1
-    return torch.where(labels_PN >= 0, clustered_PN, fits_PN - used_PC.sum(1, keepdim=True) * alone_PN)
+    alone_1_P1, alone_2_P1 = draws.miss_1(draws.count_P1 - spare_P1), draws.miss_2(draws.count_P1 - spare_P1)
+    used_P1 = used_PC.sum(1, keepdim=True)
+    slope_P1 = slope_PC.sum(1, keepdim=True) - used_P1 * (alone_1_P1 - alone_2_P1)
+    constant_P1 = constant_PC.sum(1, keepdim=True) - used_P1 * spare_reward_P1 * alone_2_P1
+    return (slope_PC, constant_PC), (slope_P1, constant_P1)

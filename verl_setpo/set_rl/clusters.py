@@ -1,15 +1,17 @@
-"""Cluster ids to dense labels, and sums over the clusters of a prompt, without a rollouts x clusters tensor."""
+"""Cluster ids to labels, and sums over the clusters of a prompt, without a rollouts x clusters tensor."""
 
 import torch
 from torch import Tensor
 
 
-def dense_labels(clusters_PN: Tensor, mask_PN: Tensor, degenerate_cluster: int) -> Tensor:
-    """Labels 0, 1, ... per prompt in place of any ids; -1 for degenerate rollouts and masked places.
-
-    O(N log N) per prompt.
-    """
+def label_clusters(clusters_PN: Tensor, mask_PN: Tensor, degenerate_cluster: int) -> Tensor:
+    """Labels from 0 to N-1 per prompt in place of any ids; -1 for degenerate rollouts and masked places."""
     unlabelled_PN = ~mask_PN | (clusters_PN == degenerate_cluster)
+    if clusters_PN.numel() == 0:
+        return clusters_PN
+    low, high = clusters_PN.masked_fill(unlabelled_PN, 0).aminmax()
+    if low >= 0 and high < clusters_PN.shape[1]:
+        return clusters_PN.masked_fill(unlabelled_PN, -1)  # such ids, which a signal gives, need no sort
     # The largest integer sorts the unlabelled last. An id that equals it does no harm: it keeps the last label.
     sorted_PN, order_PN = clusters_PN.masked_fill(unlabelled_PN, torch.iinfo(torch.int64).max).sort(1)
     label_sorted_PN = torch.zeros_like(sorted_PN)
@@ -18,16 +20,22 @@ def dense_labels(clusters_PN: Tensor, mask_PN: Tensor, degenerate_cluster: int) 
     return labels_PN.masked_fill(unlabelled_PN, -1)
 
 
-def sum_by_cluster(values_PN: Tensor, labels_PN: Tensor) -> Tensor:
-    """sum_PC: the sum of the values in each cluster; C = N slots, 0 in the empty ones. Label -1 is left out."""
-    slots = labels_PN.shape[1]
-    sum_PC = values_PN.new_zeros(labels_PN.shape[0], slots + 1)
-    return sum_PC.scatter_add(1, labels_PN.masked_fill(labels_PN < 0, slots), values_PN)[:, :slots]
+class Slots:
+    """C slots per prompt, one for each label in use anywhere in the batch; a prompt's unused slots are empty."""
 
+    def __init__(self, labels_PN: Tensor) -> None:
+        self.count = int(labels_PN.max()) + 1 if labels_PN.numel() else 0
+        self._slot_PN = labels_PN.masked_fill(labels_PN < 0, self.count)
 
-def of_own_cluster(values_PC: Tensor, labels_PN: Tensor) -> Tensor:
-    """value_PN: for each rollout the value of its cluster, 0 with label -1."""
-    return torch.where(labels_PN >= 0, values_PC.gather(1, labels_PN.clamp(min=0)), 0.0)
+    def sum(self, values_PN: Tensor) -> Tensor:
+        """sum_PC: the sum of the values in each cluster, 0 in the empty ones. Label -1 is left out."""
+        sum_PC = values_PN.new_zeros(len(values_PN), self.count + 1)
+        return sum_PC.scatter_add(1, self._slot_PN, values_PN)[:, : self.count]
+
+    def spread(self, values_PC: Tensor, unlabelled_P1: Tensor | float) -> Tensor:
+        """value_PN: for each rollout the value of its cluster, or `unlabelled` with label -1."""
+        last_P1 = torch.as_tensor(unlabelled_P1, dtype=values_PC.dtype, device=values_PC.device)
+        return torch.cat([values_PC, last_P1.expand(len(values_PC), 1)], 1).gather(1, self._slot_PN)
 
 
 def count_distinct(labels_n: Tensor) -> Tensor:

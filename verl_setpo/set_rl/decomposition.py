@@ -1,11 +1,14 @@
-"""Why a rollout got its polychromic advantage: a diagnostic of Poly-EPO (arXiv 2604.17654, Eq. 15)."""
+"""Why a rollout got its credit: Poly-EPO's two parts (arXiv 2604.17654, Eq. 15), SetPO's three (arXiv 2602.01062)."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from verl_setpo.set_rl.checks import check_clusters, check_mask, check_rewards, check_set_size, output_dtype
 from verl_setpo.set_rl.closed_forms import mean_over_all_sets, polychromic_over_all_sets
-from verl_setpo.set_rl.clusters import dense_labels
+from verl_setpo.set_rl.clusters import label_clusters
+from verl_setpo.set_rl.leave_one_out import Shaping, find_shaping, local_masses
 from verl_setpo.set_rl.noise import subtract_mean
 
 
@@ -39,7 +42,7 @@ def polychromic_decomposition(
     """
     dtype = output_dtype(rewards_PN)
     rewards_PN, mask_PN = check_rewards(rewards_PN, mask_PN)
-    labels_PN = dense_labels(check_clusters(clusters_PN, rewards_PN.shape), mask_PN, degenerate_cluster)
+    labels_PN = label_clusters(check_clusters(clusters_PN, rewards_PN.shape), mask_PN, degenerate_cluster)
     set_size = check_set_size(set_size, mask_PN)
     one_PN = mask_PN.to(torch.float64)
 
@@ -55,6 +58,54 @@ def polychromic_decomposition(
     product_PN = torch.where(mask_PN, reward_PN * diversity_PN - overall_P1, 0.0)
     advantage_PN = subtract_mean(value_PN, mask_PN)
     return product_PN.to(dtype), (advantage_PN - product_PN).to(dtype)
+
+
+class CreditTerms(NamedTuple):
+    """The three terms of a leave-one-out credit, each (P, N); see `set_loo_decomposition`."""
+
+    own_PN: Tensor
+    share_PN: Tensor
+    relief_PN: Tensor
+
+
+def set_loo_decomposition(
+    kernel_PNN: Tensor,
+    mask_PN: Tensor | None = None,
+    shaping: str | Shaping = "neg_log1p",
+    *,
+    check: bool = True,
+) -> CreditTerms:
+    """The three terms of SetPO's credit, arXiv 2602.01062, Theorem 4.3.
+
+        own_i    = g(m_i) / N                                          how far from the others i is itself
+        share_i  = (1/N - 1/(N-1)) sum_{j != i} g(m_j)                 what the others' mean loses to a larger group
+        relief_i = 1/(N-1) sum_{j != i} [g(m_j) - g(m_j(S without i))]  how i crowds (< 0) or relieves the others
+
+    They add up to `set_loo`, without `center`.
+
+    Args:
+        kernel_PNN, mask_PN, shaping, check: as in `set_loo`.
+
+    Returns:
+        Three (P, N) tensors in units of g, float64 for a float64 kernel, else float32; 0 where the credit is.
+
+    Raises:
+        ValueError: as `set_loo`.
+    """
+    shape, dtype = find_shaping(shaping), output_dtype(kernel_PNN)
+    blocks: list[CreditTerms] = []
+    for masses in local_masses(kernel_PNN, mask_PN, check):
+        shaped_PN = masses.shaped_PN(shape)
+        count_P1, rest_P1 = masses.count_P1.clamp(min=1), (masses.count_P1 - 1).clamp(min=1)
+        others_PN = shaped_PN.sum(1, keepdim=True) - shaped_PN
+        terms = CreditTerms(
+            own_PN=shaped_PN / count_P1,
+            share_PN=(1 / count_P1 - 1 / rest_P1) * others_PN,
+            relief_PN=others_PN / rest_P1 - masses.diversity_without(shape),
+        )
+        defined_PN = masses.mask_PN & (masses.count_P1 >= 3)
+        blocks.append(CreditTerms(*(torch.where(defined_PN, term_PN, 0.0).to(dtype) for term_PN in terms)))
+    return CreditTerms(*(torch.cat(term) for term in zip(*blocks, strict=True)))
 
 
 def set_diversity(
@@ -74,7 +125,7 @@ def set_diversity(
     clusters_PN = check_clusters(clusters_PN)
     mask_PN = check_mask(mask_PN, clusters_PN, "clusters_PN")
     set_size = check_set_size(set_size, mask_PN)
-    labels_PN = dense_labels(clusters_PN, mask_PN, degenerate_cluster)
+    labels_PN = label_clusters(clusters_PN, mask_PN, degenerate_cluster)
     one_PN = mask_PN.to(torch.float64)
     # With every reward 1 the polychromic objective is the diversity; its mean over rollouts is that over sets.
     diversity_PN = polychromic_over_all_sets(one_PN, labels_PN, mask_PN, set_size, zero_single_cluster=False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verl_setpo.set_rl.checks import check_clusters, check_rewards, output_dtype
-from verl_setpo.set_rl.clusters import dense_labels, of_own_cluster, sum_by_cluster
+from verl_setpo.set_rl.clusters import Slots, label_clusters
 from verl_setpo.set_rl.noise import subtract_mean
 
 
@@ -42,9 +42,10 @@ def grpo_div(
     dtype = output_dtype(rewards_PN)
     rewards_PN, mask_PN = check_rewards(rewards_PN, mask_PN)
     clusters_PN = check_clusters(clusters_PN, rewards_PN.shape)
-    labels_PN = dense_labels(clusters_PN, mask_PN, degenerate_cluster)
+    labels_PN = label_clusters(clusters_PN, mask_PN, degenerate_cluster)
     count_P1 = mask_PN.sum(1, keepdim=True).to(torch.float64)
-    size_PN = of_own_cluster(sum_by_cluster(torch.ones_like(rewards_PN), labels_PN), labels_PN)
+    slots = Slots(labels_PN)
+    size_PN = slots.spread(slots.sum(torch.ones_like(rewards_PN)), 0.0)
     bonus_PN = (count_P1 / size_PN.clamp(min=1) - 1) / (count_P1 - 1).clamp(min=1)
     paid_PN = rewards_PN + coef * torch.where(labels_PN >= 0, bonus_PN, 0.0)
     return subtract_mean(paid_PN, mask_PN).to(dtype)

@@ -1,12 +1,14 @@
 """SetPO (arXiv 2602.01062): what the group's diversity loses when a rollout leaves it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from verl_setpo.set_rl.checks import check_mask, output_dtype
-from verl_setpo.set_rl.noise import clear_noise
+from verl_setpo.set_rl.noise import clear_noise, subtract_mean
 
 Shaping = Callable[[Tensor], Tensor]
 
@@ -21,8 +23,19 @@ SHAPINGS: dict[str, Shaping] = {
 # Kernels computed in float32 miss symmetry, the diagonal and the unit interval by about 1e-6.
 KERNEL_TOLERANCE = 1e-4
 
+# Kernel entries worked on at once. The temporaries of a block, 4 MiB each in float64, stay in a CPU's cache.
+_BLOCK = {"cpu": 2**19}
+_BLOCK_ELSEWHERE = 2**24
 
-def set_loo(kernel_PNN: Tensor, mask_PN: Tensor | None = None, shaping: str | Shaping = "neg_log1p") -> Tensor:
+
+def set_loo(
+    kernel_PNN: Tensor,
+    mask_PN: Tensor | None = None,
+    shaping: str | Shaping = "neg_log1p",
+    *,
+    center: bool = False,
+    check: bool = True,
+) -> Tensor:
     """SetPO's leave-one-out credit s_i = D(S) - D(S without i), arXiv 2602.01062, Eq. 3 and 4.
 
         m(y; S) = 1/(|S|-1) sum_{z in S, z != y} k(y, z)         local mass
@@ -38,6 +51,10 @@ def set_loo(kernel_PNN: Tensor, mask_PN: Tensor | None = None, shaping: str | Sh
             is taken for float noise; values are clamped to [0, 1].
         mask_PN: (P, N), true where there is a rollout; None: everywhere. The kernel may hold anything elsewhere.
         shaping: g, a name in `SHAPINGS`, or a function from masses in [0, 1] to values of the same shape.
+        center: whether to subtract the mean credit of the prompt. The paper does not: its credits have no zero sum,
+            so they also move the probability of the group as a whole.
+        check: whether to look at the kernel's values, which reads it several times more. Without, a kernel that is
+            not as described gives a credit without meaning; those of `verl_setpo.set_rl.kernels` are as described.
 
     Returns:
         credit_PN: (P, N), float64 for a float64 kernel, else float32. 0 at masked places. 0 for a prompt with fewer
@@ -46,34 +63,109 @@ def set_loo(kernel_PNN: Tensor, mask_PN: Tensor | None = None, shaping: str | Sh
     Raises:
         ValueError: wrong shape, not floating point, unknown shaping, or a kernel that is not as described.
     """
+    shape, dtype = find_shaping(shaping), output_dtype(kernel_PNN)
+    credits: list[Tensor] = []
+    for masses in local_masses(kernel_PNN, mask_PN, check):
+        diversity_P1 = masses.diversity(shape)
+        defined_PN = masses.mask_PN & (masses.count_P1 >= 3)
+        credit_PN = torch.where(defined_PN, diversity_P1 - masses.diversity_without(shape), 0.0)
+        credit_PN = clear_noise(credit_PN, diversity_P1.detach().abs().clamp(min=1))  # logarithms err by 1e-16 of 1
+        credits.append((subtract_mean(credit_PN, defined_PN) if center else credit_PN).to(dtype))
+    return torch.cat(credits)
+
+
+def group_diversity(
+    kernel_PNN: Tensor,
+    mask_PN: Tensor | None = None,
+    shaping: str | Shaping = "neg_log1p",
+    *,
+    check: bool = True,
+) -> Tensor:
+    """SetPO's set diversity D(S) of each group, arXiv 2602.01062, Eq. 3; not Poly-EPO's, for which see `set_diversity`.
+
+    Args:
+        kernel_PNN, mask_PN, shaping, check: as in `set_loo`.
+
+    Returns:
+        diversity_P: (P,) in units of g, float64 for a float64 kernel, else float32. 0 for a prompt masked as a whole.
+
+    Raises:
+        ValueError: as `set_loo`.
+    """
+    shape, dtype = find_shaping(shaping), output_dtype(kernel_PNN)
+    parts = [masses.diversity(shape)[:, 0] for masses in local_masses(kernel_PNN, mask_PN, check)]
+    return torch.cat(parts).to(dtype)
+
+
+class LocalMasses(NamedTuple):
+    """The local masses of a block of prompts. kernel_PNN is float64, and 0 at masked pairs."""
+
+    kernel_PNN: Tensor
+    mask_PN: Tensor
+    ragged: bool
+    count_P1: Tensor
+    sum_PN: Tensor  # similarity to the other rollouts
+
+    @property
+    def mass_PN(self) -> Tensor:
+        """m_j(S)."""
+        return self.sum_PN / (self.count_P1 - 1).clamp(min=1)
+
+    @property
+    def mass_without_PNN(self) -> Tensor:
+        """m_j(S without i) in row j, column i, by Lemma D.1; without meaning where i = j."""
+        return (self.sum_PN[:, :, None] - self.kernel_PNN) / self.rest_P1[:, :, None]
+
+    @property
+    def rest_P1(self) -> Tensor:
+        """|S| - 2, over which a mass without i averages; 1 where there are fewer than 3 rollouts."""
+        return (self.count_P1 - 2).clamp(min=1)
+
+    def shaped_PN(self, shape: Shaping) -> Tensor:
+        """g(m_j(S)), 0 at masked places."""
+        return _shape_masses(self.mass_PN, self.mask_PN, shape)
+
+    def diversity(self, shape: Shaping) -> Tensor:
+        """(P, 1) D(S)."""
+        return self.shaped_PN(shape).sum(1, keepdim=True) / self.count_P1.clamp(min=1)
+
+    def diversity_without(self, shape: Shaping) -> Tensor:
+        """(P, N) D(S without i)."""
+        if shape is SHAPINGS["neg_log1p"]:
+            # The sum of logarithms is the logarithm of a product: N of them instead of N^2. A factor is
+            # (|S|-2)(1 + m), at most 2N, and a part's product at most 2^1000.
+            factor_PNN = torch.where(self.mask_PN, self.sum_PN + self.rest_P1, 1.0)[:, :, None] - self.kernel_PNN
+            factor_PNN.diagonal(dim1=1, dim2=2).fill_(1.0)
+            width = max(factor_PNN.shape[1], 1)
+            parts = factor_PNN.split(int(1000 / math.log2(2 * width)), 1)
+            log_PN = torch.stack([part_PNN.prod(1).log() for part_PNN in parts]).sum(0)
+            return self.rest_P1.log() - log_PN / (self.count_P1 - 1).clamp(min=1)
+        other_PNN = ~torch.eye(self.mask_PN.shape[1], dtype=torch.bool, device=self.mask_PN.device)[None]
+        if self.ragged:
+            other_PNN = other_PNN & self.mask_PN[:, :, None] & self.mask_PN[:, None, :]
+        return _shape_masses(self.mass_without_PNN, other_PNN, shape).sum(1) / (self.count_P1 - 1).clamp(min=1)
+
+
+def local_masses(kernel_PNN: Tensor, mask_PN: Tensor | None, check: bool) -> Iterator[LocalMasses]:
+    """Check the kernel and give its masses, a block of prompts at a time."""
     if kernel_PNN.ndim != 3 or kernel_PNN.shape[1] != kernel_PNN.shape[2] or not kernel_PNN.is_floating_point():
         raise ValueError(
             f"kernel_PNN must be floats of shape (prompts, rollouts, rollouts), got {kernel_PNN.dtype} "
             f"{tuple(kernel_PNN.shape)}: for one prompt give kernel[None]."
         )
-    shape = _find_shaping(shaping)
     mask_PN = check_mask(mask_PN, kernel_PNN, "kernel_PNN")
-    other_PNN = mask_PN[:, :, None] & mask_PN[:, None, :]
-    kernel = _check_kernel(kernel_PNN.to(torch.float64), other_PNN)
-    same_NN = torch.eye(mask_PN.shape[1], dtype=torch.bool, device=mask_PN.device)
-    other_PNN = other_PNN & ~same_NN
-    count_P1 = mask_PN.sum(1, keepdim=True)
-
-    # Row j: the similarities of rollout j to the others. Column i of the mass: rollout i has left.
-    kernel = torch.where(other_PNN, kernel, 0.0)
-    sum_PN = kernel.sum(2)
-    mass_PN = sum_PN / (count_P1 - 1).clamp(min=1)
-    mass_without_PNN = (sum_PN[:, :, None] - kernel) / (count_P1 - 2).clamp(min=1)[:, :, None]
-
-    diversity_P1 = _shape_masses(mass_PN, mask_PN, shape).sum(1, keepdim=True) / count_P1.clamp(min=1)
-    shaped_PNN = _shape_masses(mass_without_PNN, other_PNN, shape)
-    diversity_without_PN = shaped_PNN.sum(1) / (count_P1 - 1).clamp(min=1)
-    credit_PN = torch.where(mask_PN & (count_P1 >= 3), diversity_P1 - diversity_without_PN, 0.0)
-    credit_PN = clear_noise(credit_PN, diversity_P1.detach().abs())
-    return credit_PN.to(output_dtype(kernel_PNN))
+    prompts = max(1, _BLOCK.get(kernel_PNN.device.type, _BLOCK_ELSEWHERE) // max(1, kernel_PNN.shape[1] ** 2))
+    for kernel_PNN, mask_PN in zip(kernel_PNN.split(prompts), mask_PN.split(prompts), strict=True):
+        kernel_PNN, ragged = kernel_PNN.to(torch.float64), not bool(mask_PN.all())
+        if ragged:
+            kernel_PNN = torch.where(mask_PN[:, :, None] & mask_PN[:, None, :], kernel_PNN, 0.0)
+        if check:
+            kernel_PNN = _check_kernel(kernel_PNN, mask_PN)
+        sum_PN = kernel_PNN.sum(2) - kernel_PNN.diagonal(dim1=1, dim2=2)
+        yield LocalMasses(kernel_PNN, mask_PN, ragged, mask_PN.sum(1, keepdim=True, dtype=torch.float64), sum_PN)
 
 
-def _find_shaping(shaping: str | Shaping) -> Shaping:
+def find_shaping(shaping: str | Shaping) -> Shaping:
     if callable(shaping):
         return shaping
     if not isinstance(shaping, str) or shaping not in SHAPINGS:
@@ -81,35 +173,39 @@ def _find_shaping(shaping: str | Shaping) -> Shaping:
     return SHAPINGS[shaping]
 
 
-def _check_kernel(kernel_PNN: Tensor, pair_PNN: Tensor) -> Tensor:
-    """The kernel clamped to [0, 1], with 0 at masked pairs."""
-    kernel_PNN = torch.where(pair_PNN, kernel_PNN, 0.0)
+def _check_kernel(kernel_PNN: Tensor, mask_PN: Tensor) -> Tensor:
+    """The kernel clamped to [0, 1]; it is 0 at masked pairs."""
     values = kernel_PNN.detach()
-    if not torch.isfinite(values).all():
+    if values.numel() == 0:
+        return kernel_PNN
+    low, high = (value.item() for value in values.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
             "kernel_PNN holds NaN or infinity at an unmasked place: "
             "check the embeddings, or mask the rollouts that have none."
         )
-    if (values < -KERNEL_TOLERANCE).any() or (values > 1 + KERNEL_TOLERANCE).any():
+    if low < -KERNEL_TOLERANCE or high > 1 + KERNEL_TOLERANCE:
         raise ValueError(
-            f"kernel_PNN has values from {values.min().item():.4g} to {values.max().item():.4g}, outside [0, 1]: "
+            f"kernel_PNN has values from {low:.4g} to {high:.4g}, outside [0, 1]: "
             "clamp the similarities, as cosine_kernel does."
         )
-    if ((values - values.mT).abs() > KERNEL_TOLERANCE).any():
+    if (values - values.mT).abs().amax() > KERNEL_TOLERANCE:
         raise ValueError("kernel_PNN is not symmetric: give (kernel + kernel.mT) / 2, or use cosine_kernel.")
-    off_PN = (values.diagonal(dim1=1, dim2=2) - 1).abs() > KERNEL_TOLERANCE
-    if (off_PN & pair_PNN.diagonal(dim1=1, dim2=2)).any():
+    if ((values.diagonal(dim1=1, dim2=2) - mask_PN.to(values.dtype)).abs() > KERNEL_TOLERANCE).any():
         raise ValueError("kernel_PNN is not 1 on its diagonal: normalise the embeddings, or use cosine_kernel.")
-    return kernel_PNN.clamp(0, 1)
+    return kernel_PNN.clamp(0, 1) if low < 0 or high > 1 else kernel_PNN
 
 
 def _shape_masses(mass: Tensor, valid: Tensor, shape: Shaping) -> Tensor:
     """g(mass) where valid, else 0."""
-    # Rounding can carry a mass past 1 by a bit, where a caller's g may be undefined. Only the value is clamped:
-    # a clamp in the graph would cut the gradient there.
-    mass = mass + (mass.clamp(0, 1) - mass).detach()
-    # An inner point keeps a g with a pole at 0 or 1 from leaking NaN gradients out of masked places.
-    shaped = shape(torch.where(valid, mass, 0.5))
+    # An inner point keeps a g with a pole at 0 or 1 from leaking NaN gradients out of places that are not valid.
+    mass = torch.where(valid, mass, 0.5)
+    low, high = mass.detach().aminmax() if mass.numel() else (mass.new_zeros(()), mass.new_ones(()))
+    if low < 0 or high > 1:
+        # Rounding can carry a mass past 0 or 1 by a bit, where a caller's g may be undefined. Only the value is
+        # clamped: a clamp in the graph would cut the gradient there.
+        mass = mass + (mass.clamp(0, 1) - mass).detach()
+    shaped = shape(mass)
     if shaped.shape != mass.shape:
         raise ValueError(
             f"shaping returned shape {tuple(shaped.shape)} for masses of shape {tuple(mass.shape)}: "

@@ -3,8 +3,15 @@
 import torch
 from torch import Tensor
 
-from verl_setpo.set_rl.checks import check_clusters, check_count, check_rewards, check_set_size, output_dtype
-from verl_setpo.set_rl.clusters import dense_labels
+from verl_setpo.set_rl.checks import (
+    all_finite,
+    check_clusters,
+    check_count,
+    check_rewards,
+    check_set_size,
+    output_dtype,
+)
+from verl_setpo.set_rl.clusters import label_clusters
 from verl_setpo.set_rl.objectives import POLYCHROMIC_PAYING_SINGLES, Objective, ObjectiveFunction, get_objective
 from verl_setpo.set_rl.set_average import average_over_closed_form, average_over_listed_sets, average_over_sets
 from verl_setpo.set_rl.sets import sample_sets
@@ -118,7 +125,7 @@ def _prepare(
             )
         return chosen, None, rewards_PN, mask_PN
     clusters_PN = check_clusters(clusters_PN, rewards_PN.shape)
-    return chosen, dense_labels(clusters_PN, mask_PN, degenerate_cluster), rewards_PN, mask_PN
+    return chosen, label_clusters(clusters_PN, mask_PN, degenerate_cluster), rewards_PN, mask_PN
 
 
 def _check_sets(sets_PKn: Tensor, mask_PN: Tensor) -> None:
@@ -143,6 +150,6 @@ def _check_sets(sets_PKn: Tensor, mask_PN: Tensor) -> None:
 
 def _finish(advantage_PN: Tensor, dtype: torch.dtype, reduction: str) -> Tensor:
     advantage_PN = advantage_PN.to(dtype)
-    if not torch.isfinite(advantage_PN).all():
+    if not all_finite(advantage_PN):
         raise ValueError(f"reduction {reduction!r} leads beyond the range of {dtype}: use 'mean', or smaller rewards.")
     return advantage_PN

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from verl_setpo.set_rl.closed_forms import (
+    CORRECT_ABOVE,
+    coverage_over_all_sets,
     mean_over_all_sets,
     pass_at_n_over_all_sets,
     polychromic_over_all_sets,
@@ -49,8 +51,8 @@ def register_objective(
 ) -> Callable[[Function], Function]:
     """Decorator that makes a set objective usable by `name`.
 
-    The function gets `rewards_...n` (float64) and `clusters_...n` (int64 labels 0, 1, ... of the prompt, in place of
-    the caller's ids; -1 for degenerate rollouts; None when the caller gave no clusters), and returns `value_...`. It
+    The function gets `rewards_...n` (float64) and `clusters_...n` (int64 labels below N, in place of the
+    caller's ids; -1 for degenerate rollouts; None when the caller gave no clusters), and returns `value_...`. It
     must not depend on the order within a set, nor on which number a cluster has. Without a closed form all sets are
     listed, up to `ENUMERATION_LIMIT` a prompt, or `num_sets` of them are drawn.
 
@@ -150,13 +152,13 @@ def mean(rewards_n: Tensor, clusters_n: Tensor | None) -> Tensor:
     return rewards_n.mean(-1)
 
 
-@register_objective("coverage", needs_clusters=True)
+@register_objective("coverage", coverage_over_all_sets, needs_clusters=True)
 def coverage(rewards_n: Tensor, clusters_n: Tensor) -> Tensor:
     """f(G) = distinct clusters with a correct rollout (reward above 0.5) / n, in [0, 1]. Degenerates do not count.
 
     Unlike the polychromic objective it pays nothing for a wrong rollout in a rare cluster. Not from the papers.
     """
-    return count_distinct(torch.where(rewards_n > 0.5, clusters_n, -1)).to(rewards_n.dtype) / rewards_n.shape[-1]
+    return count_distinct(torch.where(rewards_n > CORRECT_ABOVE, clusters_n, -1)).to(rewards_n.dtype) / rewards_n.shape[-1]
 
 
 # What `zero_single_cluster=False` stands for.

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from verl_setpo.set_rl.checks import all_finite
 from verl_setpo.set_rl.noise import clear_noise, largest, subtract_mean
 from verl_setpo.set_rl.objectives import Objective
 from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, all_sets, rollouts_first
@@ -104,5 +105,5 @@ def _check_values(value: Tensor, shape: torch.Size, name: str, valid: Tensor) ->
     if not isinstance(value, Tensor) or value.shape != shape:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"objective {name!r} returned {got} where a tensor of shape {tuple(shape)} was due: mend it.")
-    if not (torch.isfinite(value) | ~valid).all():
+    if not all_finite(value.masked_fill(~valid, 0)):
         raise ValueError(f"objective {name!r} returned NaN or infinity: mend it, or check the rewards.")
