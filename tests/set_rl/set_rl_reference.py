@@ -67,7 +67,7 @@ def marginal_of_all_sets(
 def polychromic_by_counting(
     rewards: Sequence[Fraction], clusters: Sequence[int], n: int, zero_single_cluster: bool
 ) -> list[Fraction]:
-    """The marginal advantage over all sets, by the sums of binomials in methods.md: for groups too large to list."""
+    """The marginal advantage over all sets, by sums of binomials: for groups too large to list."""
     N, R = len(rewards), sum(rewards, Fraction(0))
     real = set(clusters) - {DEGENERATE}
     size = {c: clusters.count(c) for c in [*real, DEGENERATE]}

@@ -34,9 +34,9 @@ def nothing(shape):
 @pytest.mark.parametrize("objective", objective_names())
 def test_marginal_set_advantage_of_nothing_is_zero(shape, objective, num_sets):
     rewards_PN, clusters_PN, mask_PN = nothing(shape)
-    advantage_PN = marginal_set_advantage(
-        rewards_PN, clusters_PN, set_size=2, objective=objective, num_sets=num_sets, mask_PN=mask_PN
-    )
+    kernel_PNN = torch.full((*shape, shape[1]), torch.nan)
+    options = {"objective": objective, "num_sets": num_sets, "mask_PN": mask_PN, "kernel_PNN": kernel_PNN}
+    advantage_PN = marginal_set_advantage(rewards_PN, clusters_PN, set_size=2, **options)
     assert advantage_PN.tolist() == torch.zeros(shape).tolist()
 
 

@@ -96,13 +96,17 @@ def test_drawing_every_set_equals_the_closed_form(count, seed, zero, reduction):
         all_PN = marginal_set_advantage(batch.rewards_PN, batch.clusters_PN, **settings)
         num_sets = math.comb(count, set_size)
         drawn_PN = marginal_set_advantage(batch.rewards_PN, batch.clusters_PN, num_sets=num_sets, **settings)
-        torch.testing.assert_close(drawn_PN, all_PN, rtol=1e-9, atol=1e-12)
+        assert torch.equal(drawn_PN, all_PN)
+        sets_PKn = sample_sets(batch.mask_PN, set_size, num_sets, seeded())
+        del settings["set_size"]
+        listed_PN = advantage_from_sets(batch.rewards_PN, batch.clusters_PN, sets_PKn, **settings)
+        torch.testing.assert_close(listed_PN, all_PN, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("zero_single_cluster", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_advantage_over_drawn_sets_equals_exact_fractions(reduction, zero_single_cluster):
-    batch = RaggedBatch([4, 5, 6, 7, 7], width=8, seed=11)
+    batch = RaggedBatch([5, 5, 6, 7, 7], width=8, seed=11)
     settings = {
         "mask_PN": batch.mask_PN,
         "degenerate_cluster": DEGENERATE,
@@ -119,6 +123,16 @@ def test_advantage_over_drawn_sets_equals_exact_fractions(reduction, zero_single
         exact.assert_close(got_PN[prompt, columns].tolist(), truth, rewards)
     from_sets_PN = advantage_from_sets(batch.rewards_PN, batch.clusters_PN, sets_PKn, **settings)
     assert torch.equal(from_sets_PN, got_PN)
+
+
+def test_prompt_with_few_sets_uses_them_all_beside_others_that_draw():
+    batch = RaggedBatch([7, 4, 7, 3], width=8, seed=3)
+    options = {"mask_PN": batch.mask_PN, "degenerate_cluster": DEGENERATE, "set_size": 3}
+    all_PN = marginal_set_advantage(batch.rewards_PN, batch.clusters_PN, **options)
+    drawn_PN = marginal_set_advantage(batch.rewards_PN, batch.clusters_PN, num_sets=5, generator=seeded(), **options)
+    assert torch.equal(drawn_PN[[1, 3]], all_PN[[1, 3]])
+    assert not torch.allclose(drawn_PN[0], all_PN[0])
+    assert not torch.allclose(drawn_PN[2], all_PN[2])
 
 
 def test_rollout_in_no_drawn_set_gets_zero_and_is_counted():

@@ -146,7 +146,11 @@ def test_name_with_a_colon_is_refused():
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        ("pass_at_k", "'pass_at_k' is not known: use one of coverage, mean, pass_at_n, polychromic, register it"),
+        (
+            "pass_at_k",
+            "'pass_at_k' is not known: use one of coverage, mean, pass_at_n, polychromic, smooth_polychromic, vendi, "
+            "register it",
+        ),
         (3, "3 is not known"),
         (["mean"], "is not known"),
         ("no_such_module:f", r"'no_such_module:f' cannot be imported \(ModuleNotFoundError"),

@@ -6,6 +6,9 @@ import operator
 import torch
 from torch import Tensor
 
+# Kernels computed in float32 miss symmetry, the diagonal and the unit interval by about 1e-6.
+KERNEL_TOLERANCE = 1e-4
+
 
 def output_dtype(tensor: Tensor) -> torch.dtype:
     """float64 stays float64; float32, half precision, integers and bool become float32."""
@@ -91,3 +94,41 @@ def check_set_size(set_size: int, mask_PN: Tensor) -> int:
             "lower set_size, sample more rollouts, or mask that prompt as a whole."
         )
     return set_size
+
+
+def check_kernel_shape(kernel_PNN: Tensor, shape: torch.Size | None = None) -> None:
+    """Floats of shape (P, N, N), for the rewards of this shape where there are some."""
+    square = kernel_PNN.ndim == 3 and kernel_PNN.shape[1] == kernel_PNN.shape[2]
+    if not square or not kernel_PNN.is_floating_point():
+        raise ValueError(
+            f"kernel_PNN must be floats of shape (prompts, rollouts, rollouts), got {kernel_PNN.dtype} "
+            f"{tuple(kernel_PNN.shape)}: for one prompt give kernel[None]."
+        )
+    if shape is not None and kernel_PNN.shape[:2] != shape:
+        raise ValueError(
+            f"kernel_PNN has shape {tuple(kernel_PNN.shape)} but there are {tuple(shape)} prompts and rollouts: "
+            "give one similarity per pair of rollouts."
+        )
+
+
+def check_kernel(kernel_PNN: Tensor, mask_PN: Tensor) -> Tensor:
+    """The kernel clamped to [0, 1]; it is 0 at masked pairs."""
+    values = kernel_PNN.detach()
+    if values.numel() == 0:
+        return kernel_PNN
+    low, high = (value.item() for value in values.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "kernel_PNN holds NaN or infinity at an unmasked place: "
+            "check the embeddings, or mask the rollouts that have none."
+        )
+    if low < -KERNEL_TOLERANCE or high > 1 + KERNEL_TOLERANCE:
+        raise ValueError(
+            f"kernel_PNN has values from {low:.4g} to {high:.4g}, outside [0, 1]: "
+            "clamp the similarities, as cosine_kernel does."
+        )
+    if (values - values.mT).abs().amax() > KERNEL_TOLERANCE:
+        raise ValueError("kernel_PNN is not symmetric: give (kernel + kernel.mT) / 2, or use cosine_kernel.")
+    if ((values.diagonal(dim1=1, dim2=2) - mask_PN.to(values.dtype)).abs() > KERNEL_TOLERANCE).any():
+        raise ValueError("kernel_PNN is not 1 on its diagonal: normalise the embeddings, or use cosine_kernel.")
+    return kernel_PNN.clamp(0, 1) if low < 0 or high > 1 else kernel_PNN

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from verl_setpo.set_rl.checks import check_mask, output_dtype
+from verl_setpo.set_rl.checks import check_kernel, check_kernel_shape, check_mask, output_dtype
 from verl_setpo.set_rl.noise import clear_noise, subtract_mean
 
 Shaping = Callable[[Tensor], Tensor]
@@ -19,9 +19,6 @@ SHAPINGS: dict[str, Shaping] = {
     "exp": lambda mass: torch.exp(-mass),
 }
 """Shapings g by name. The theory asks for continuously differentiable and strictly decreasing on [0, 1]."""
-
-# Kernels computed in float32 miss symmetry, the diagonal and the unit interval by about 1e-6.
-KERNEL_TOLERANCE = 1e-4
 
 # Kernel entries worked on at once. The temporaries of a block, 4 MiB each in float64, stay in a CPU's cache.
 _BLOCK = {"cpu": 2**19}
@@ -148,21 +145,18 @@ class LocalMasses(NamedTuple):
 
 def local_masses(kernel_PNN: Tensor, mask_PN: Tensor | None, check: bool) -> Iterator[LocalMasses]:
     """Check the kernel and give its masses, a block of prompts at a time."""
-    if kernel_PNN.ndim != 3 or kernel_PNN.shape[1] != kernel_PNN.shape[2] or not kernel_PNN.is_floating_point():
-        raise ValueError(
-            f"kernel_PNN must be floats of shape (prompts, rollouts, rollouts), got {kernel_PNN.dtype} "
-            f"{tuple(kernel_PNN.shape)}: for one prompt give kernel[None]."
-        )
+    check_kernel_shape(kernel_PNN)
     mask_PN = check_mask(mask_PN, kernel_PNN, "kernel_PNN")
     prompts = max(1, _BLOCK.get(kernel_PNN.device.type, _BLOCK_ELSEWHERE) // max(1, kernel_PNN.shape[1] ** 2))
-    for kernel_PNN, mask_PN in zip(kernel_PNN.split(prompts), mask_PN.split(prompts), strict=True):
-        kernel_PNN, ragged = kernel_PNN.to(torch.float64), not bool(mask_PN.all())
+    for block_PNN, block_PN in zip(kernel_PNN.split(prompts), mask_PN.split(prompts), strict=True):
+        block_PNN, ragged = block_PNN.to(torch.float64), not bool(block_PN.all())
         if ragged:
-            kernel_PNN = torch.where(mask_PN[:, :, None] & mask_PN[:, None, :], kernel_PNN, 0.0)
+            block_PNN = torch.where(block_PN[:, :, None] & block_PN[:, None, :], block_PNN, 0.0)
         if check:
-            kernel_PNN = _check_kernel(kernel_PNN, mask_PN)
-        sum_PN = kernel_PNN.sum(2) - kernel_PNN.diagonal(dim1=1, dim2=2)
-        yield LocalMasses(kernel_PNN, mask_PN, ragged, mask_PN.sum(1, keepdim=True, dtype=torch.float64), sum_PN)
+            block_PNN = check_kernel(block_PNN, block_PN)
+        sum_PN = block_PNN.sum(2) - block_PNN.diagonal(dim1=1, dim2=2)
+        count_P1 = block_PN.sum(1, keepdim=True, dtype=torch.float64)
+        yield LocalMasses(block_PNN, block_PN, ragged, count_P1, sum_PN)
 
 
 def find_shaping(shaping: str | Shaping) -> Shaping:
@@ -171,29 +165,6 @@ def find_shaping(shaping: str | Shaping) -> Shaping:
     if not isinstance(shaping, str) or shaping not in SHAPINGS:
         raise ValueError(f"shaping {shaping!r} is not known: use one of {', '.join(SHAPINGS)}, or give a function.")
     return SHAPINGS[shaping]
-
-
-def _check_kernel(kernel_PNN: Tensor, mask_PN: Tensor) -> Tensor:
-    """The kernel clamped to [0, 1]; it is 0 at masked pairs."""
-    values = kernel_PNN.detach()
-    if values.numel() == 0:
-        return kernel_PNN
-    low, high = (value.item() for value in values.aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(
-            "kernel_PNN holds NaN or infinity at an unmasked place: "
-            "check the embeddings, or mask the rollouts that have none."
-        )
-    if low < -KERNEL_TOLERANCE or high > 1 + KERNEL_TOLERANCE:
-        raise ValueError(
-            f"kernel_PNN has values from {low:.4g} to {high:.4g}, outside [0, 1]: "
-            "clamp the similarities, as cosine_kernel does."
-        )
-    if (values - values.mT).abs().amax() > KERNEL_TOLERANCE:
-        raise ValueError("kernel_PNN is not symmetric: give (kernel + kernel.mT) / 2, or use cosine_kernel.")
-    if ((values.diagonal(dim1=1, dim2=2) - mask_PN.to(values.dtype)).abs() > KERNEL_TOLERANCE).any():
-        raise ValueError("kernel_PNN is not 1 on its diagonal: normalise the embeddings, or use cosine_kernel.")
-    return kernel_PNN.clamp(0, 1) if low < 0 or high > 1 else kernel_PNN
 
 
 def _shape_masses(mass: Tensor, valid: Tensor, shape: Shaping) -> Tensor:

@@ -41,13 +41,14 @@ class Objective:
     function: ObjectiveFunction
     closed_form: ClosedForm | None = None
     needs_clusters: bool = False
+    needs_kernel: bool = False
 
 
 _OBJECTIVES: dict[str, Objective] = {}
 
 
 def register_objective(
-    name: str, closed_form: ClosedForm | None = None, *, needs_clusters: bool = False
+    name: str, closed_form: ClosedForm | None = None, *, needs_clusters: bool = False, needs_kernel: bool = False
 ) -> Callable[[Function], Function]:
     """Decorator that makes a set objective usable by `name`.
 
@@ -61,6 +62,8 @@ def register_objective(
         closed_form: `closed_form(rewards_PN, labels_PN, mask_PN, set_size) -> value_PN`, the mean of f over all sets
             that contain a rollout; see `verl_setpo.set_rl.closed_forms`.
         needs_clusters: whether a call without clusters is refused.
+        needs_kernel: whether a call without a kernel is refused. Such a function gets `kernel_...nn` (float64) as its
+            third argument.
 
     Raises:
         ValueError: the name is taken by another function, or has a colon.
@@ -73,7 +76,7 @@ def register_objective(
         # The same function again, as when its module is reloaded, takes the place of the old one.
         if taken is not None and _where(taken.function) != _where(function):
             raise ValueError(f"objective {name!r} is already {_where(taken.function)}: choose another name.")
-        _OBJECTIVES[name] = Objective(name, function, closed_form, needs_clusters)
+        _OBJECTIVES[name] = Objective(name, function, closed_form, needs_clusters, needs_kernel)
         return function
 
     return register
@@ -158,7 +161,38 @@ def coverage(rewards_n: Tensor, clusters_n: Tensor) -> Tensor:
 
     Unlike the polychromic objective it pays nothing for a wrong rollout in a rare cluster. Not from the papers.
     """
-    return count_distinct(torch.where(rewards_n > CORRECT_ABOVE, clusters_n, -1)).to(rewards_n.dtype) / rewards_n.shape[-1]
+    return (
+        count_distinct(torch.where(rewards_n > CORRECT_ABOVE, clusters_n, -1)).to(rewards_n.dtype) / rewards_n.shape[-1]
+    )
+
+
+@register_objective("smooth_polychromic", needs_clusters=True)
+def smooth_polychromic(rewards_n: Tensor, clusters_n: Tensor) -> Tensor:
+    """f(G) = mean reward x effective number of clusters / n, with the exponential of the entropy of the cluster shares.
+
+    A set of 3 + 1 counts as less diverse than one of 2 + 2, where the polychromic objective sees two clusters in both.
+    Degenerates have no share, but count in the mean and in n. Not from the papers.
+    """
+    labelled_n = clusters_n >= 0
+    size_n = ((clusters_n[..., :, None] == clusters_n[..., None, :]) & labelled_n[..., None, :]).sum(-1)
+    total = labelled_n.sum(-1)
+    share_n = size_n / total.clamp(min=1)[..., None]
+    # The sum over clusters of p log p is the mean over their rollouts of log p.
+    entropy = -torch.where(labelled_n, share_n.log(), 0.0).sum(-1) / total.clamp(min=1)
+    effective = torch.where(total > 0, entropy.exp(), 0.0)
+    return rewards_n.mean(-1) * effective / rewards_n.shape[-1]
+
+
+@register_objective("vendi", needs_kernel=True)
+def vendi(rewards_n: Tensor, clusters_n: Tensor | None, kernel_nn: Tensor) -> Tensor:
+    """f(G) = mean reward x Vendi score / n: the effective number of rollouts by a similarity kernel (arXiv 2210.02410).
+
+    The Vendi score is the exponential of the entropy of the eigenvalues of the kernel / n; with a kernel of equal
+    clusters it is their effective number, as in `smooth_polychromic`. Costs an eigenvalue problem per set.
+    """
+    eigenvalue_n = torch.linalg.eigvalsh(kernel_nn / kernel_nn.shape[-1]).clamp(min=0)
+    entropy = -torch.xlogy(eigenvalue_n, eigenvalue_n).sum(-1)
+    return rewards_n.mean(-1) * entropy.exp() / rewards_n.shape[-1]
 
 
 # What `zero_single_cluster=False` stands for.

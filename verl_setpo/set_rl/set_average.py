@@ -1,9 +1,10 @@
 """The marginal advantage (Poly-EPO, arXiv 2604.17654, Eq. 8) in three ways: closed form, all sets listed, given sets.
 
-Arguments are checked by the caller: rewards in float64 with 0 at masked places, dense labels or None, a bool mask.
+Arguments are checked by the caller.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,29 @@ from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, all_sets, rollouts_first
 _CHUNK = 2**24
 
 
-def average_over_closed_form(
-    rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int, objective: Objective, reduction: str
-) -> Tensor:
-    """Over all sets, by the objective's closed form."""
+class Groups(NamedTuple):
+    """Rewards in float64 with 0 at masked places, labels and kernel where there are some, and a bool mask."""
+
+    rewards_PN: Tensor
+    labels_PN: Tensor | None
+    kernel_PNN: Tensor | None
+    mask_PN: Tensor
+
+    def rows(self, rows: Tensor) -> "Groups":
+        """The prompts of an index or a mask."""
+        labels_PN, kernel_PNN = (None if x is None else x[rows] for x in (self.labels_PN, self.kernel_PNN))
+        return Groups(self.rewards_PN[rows], labels_PN, kernel_PNN, self.mask_PN[rows])
+
+
+def average_over_all_sets(groups: Groups, set_size: int, objective: Objective, reduction: str) -> Tensor:
+    """Over all sets: by the objective's closed form where there is one, else one by one."""
+    if objective.closed_form is None:
+        return _average_over_listed_sets(groups, set_size, objective, reduction)
+    return _average_over_closed_form(groups, set_size, objective, reduction)
+
+
+def _average_over_closed_form(groups: Groups, set_size: int, objective: Objective, reduction: str) -> Tensor:
+    rewards_PN, labels_PN, _, mask_PN = groups
     assert objective.closed_form is not None
     value_PN = objective.closed_form(rewards_PN, labels_PN, mask_PN, set_size)
     _check_values(value_PN, rewards_PN.shape, objective.name, mask_PN)
@@ -43,10 +63,8 @@ def _comb(items: int, draws: int) -> float:
         return math.inf
 
 
-def average_over_listed_sets(
-    rewards_PN: Tensor, labels_PN: Tensor | None, mask_PN: Tensor, set_size: int, objective: Objective, reduction: str
-) -> Tensor:
-    """Over all sets, one by one."""
+def _average_over_listed_sets(groups: Groups, set_size: int, objective: Objective, reduction: str) -> Tensor:
+    mask_PN = groups.mask_PN
     count_P = mask_PN.sum(1)
     most = int(count_P.max()) if len(count_P) else 0
     if math.comb(most, set_size) > ENUMERATION_LIMIT:
@@ -56,31 +74,23 @@ def average_over_listed_sets(
             "set num_sets."
         )
     order_PN = rollouts_first(mask_PN)
-    advantage_PN = torch.zeros_like(rewards_PN)
+    advantage_PN = torch.zeros_like(groups.rewards_PN)
     for count in count_P[count_P > 0].unique().tolist():
         sets_Kn = all_sets(count, set_size).to(order_PN.device)
-        for rows in (count_P == count).nonzero()[:, 0].split(max(1, _CHUNK // sets_Kn.numel())):
-            labels = None if labels_PN is None else labels_PN[rows]
-            advantage_PN[rows] = average_over_sets(
-                rewards_PN[rows], labels, mask_PN[rows], order_PN[rows][:, sets_Kn], objective, reduction
-            )
+        entries = sets_Kn.numel() * (set_size if objective.needs_kernel else 1)
+        for rows in (count_P == count).nonzero()[:, 0].split(max(1, _CHUNK // entries)):
+            advantage_PN[rows] = average_over_sets(groups.rows(rows), order_PN[rows][:, sets_Kn], objective, reduction)
     return advantage_PN
 
 
-def average_over_sets(
-    rewards_PN: Tensor,
-    labels_PN: Tensor | None,
-    mask_PN: Tensor,
-    sets_PKn: Tensor,
-    objective: Objective,
-    reduction: str,
-) -> Tensor:
+def average_over_sets(groups: Groups, sets_PKn: Tensor, objective: Objective, reduction: str) -> Tensor:
     """Over the given sets, with their mean as baseline."""
+    rewards_PN, mask_PN = groups.rewards_PN, groups.mask_PN
     if rewards_PN.numel() == 0:
         return rewards_PN
     # A prompt that is masked as a whole has sets of -1: any column will do, for what comes of it is dropped.
     sets_PKn = sets_PKn.clamp(min=0).to(rewards_PN.device)
-    value_PK = _values_of_sets(rewards_PN, labels_PN, sets_PKn, objective)
+    value_PK = _values_of_sets(groups, sets_PKn, objective)
     _check_values(value_PK, sets_PKn.shape[:2], objective.name, mask_PN.any(1, keepdim=True))
     value_PK = value_PK.to(torch.float64)
     set_advantage_PK = value_PK - value_PK.mean(1, keepdim=True)
@@ -92,13 +102,19 @@ def average_over_sets(
     return torch.where(mask_PN, mean_PN * times_PN if reduction == "sum" else mean_PN, 0.0)
 
 
-def _values_of_sets(rewards_PN: Tensor, labels_PN: Tensor | None, sets_PKn: Tensor, objective: Objective) -> Tensor:
+def _values_of_sets(groups: Groups, sets_PKn: Tensor, objective: Objective) -> Tensor:
     """value_PK: f of each set."""
+    rewards_PN, labels_PN, kernel_PNN, _ = groups
 
     def of_sets(values_PN: Tensor) -> Tensor:
         return values_PN.gather(1, sets_PKn.flatten(1)).view(sets_PKn.shape)
 
-    return objective.function(of_sets(rewards_PN), None if labels_PN is None else of_sets(labels_PN))
+    arguments = [of_sets(rewards_PN), None if labels_PN is None else of_sets(labels_PN)]
+    if objective.needs_kernel:
+        assert kernel_PNN is not None
+        prompt_P = torch.arange(len(sets_PKn), device=sets_PKn.device)[:, None, None, None]
+        arguments.append(kernel_PNN[prompt_P, sets_PKn[..., :, None], sets_PKn[..., None, :]])
+    return objective.function(*arguments)
 
 
 def _check_values(value: Tensor, shape: torch.Size, name: str, valid: Tensor) -> None:

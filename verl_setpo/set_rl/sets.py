@@ -12,15 +12,15 @@ from verl_setpo.set_rl.checks import check_count, check_mask, check_set_size
 ENUMERATION_LIMIT = 200_000
 """The most sets of one prompt that are listed; an objective without a closed form needs `num_sets` beyond it."""
 
-# Random numbers of one batch of draws.
-_DRAW_BATCH = 2**20
+# Random numbers held at once: 32 MiB in float64.
+_CHUNK = 2**22
 
 
 def sample_sets(mask_PN: Tensor, set_size: int, num_sets: int, generator: torch.Generator | None = None) -> Tensor:
     """K distinct sets per prompt, uniform among all choices of K sets of rollouts of that prompt.
 
-    The draw is on the CPU, prompt after prompt, and does not depend on where a prompt's masked places are: one seed
-    gives one result, on any device. K = C(N, n) gives every set once.
+    The draw is on the CPU and does not depend on where a prompt's masked places are: one seed gives one result, on
+    any device. K = C(N, n) gives every set once.
 
     Args:
         mask_PN: (P, N), true where there is a rollout.
@@ -45,18 +45,18 @@ def sample_sets(mask_PN: Tensor, set_size: int, num_sets: int, generator: torch.
     num_sets = check_count(num_sets, "num_sets")
     if generator is not None and generator.device.type != "cpu":
         raise ValueError("generator must be on the CPU, so that all devices draw the same sets: use torch.Generator().")
-    counts = mask_PN.sum(1).tolist()
-    fewest = min((count for count in counts if count), default=0)
-    if fewest and num_sets > math.comb(fewest, set_size):
-        raise ValueError(
-            f"num_sets is {num_sets} but a prompt with {fewest} rollouts has only {math.comb(fewest, set_size)} sets "
-            f"of size {set_size}: lower num_sets, or leave it out to use all sets."
-        )
+    count_P = mask_PN.sum(1)
     order_PN = rollouts_first(mask_PN)
-    sets_PKn = torch.full((len(counts), num_sets, set_size), -1)
-    for prompt, count in enumerate(counts):
-        if count:
-            sets_PKn[prompt] = order_PN[prompt, _draw(count, set_size, num_sets, generator)]
+    sets_PKn = torch.full((len(mask_PN), num_sets, set_size), -1)
+    for count in count_P[count_P > 0].unique().tolist():
+        if num_sets > math.comb(count, set_size):
+            raise ValueError(
+                f"num_sets is {num_sets} but a prompt with {count} rollouts has only {math.comb(count, set_size)} sets "
+                f"of size {set_size}: lower num_sets, or leave it out to use all sets."
+            )
+        rows = (count_P == count).nonzero()[:, 0]
+        place_RKn = _draw(len(rows), count, set_size, num_sets, generator)
+        sets_PKn[rows] = order_PN[rows].gather(1, place_RKn.flatten(1)).view(place_RKn.shape)
     return sets_PKn
 
 
@@ -73,6 +73,15 @@ def count_left_out(sets_PKn: Tensor, mask_PN: Tensor) -> Tensor:
     return missing_PN.sum(1)
 
 
+def has_more_sets(mask_PN: Tensor, set_size: int, num_sets: int) -> Tensor:
+    """more_P: whether a prompt has more sets than `num_sets`, so that they are drawn."""
+    count_P = mask_PN.sum(1)
+    most = int(count_P.max()) if len(count_P) else 0
+    # Binomials rise with the number of rollouts, and may be beyond any integer type.
+    enough = next((count for count in range(most + 1) if math.comb(count, set_size) > num_sets), most + 1)
+    return count_P >= enough
+
+
 def rollouts_first(mask_PN: Tensor) -> Tensor:
     """order_PN: the columns with the rollouts ahead, both kinds in their order."""
     return torch.argsort((~mask_PN).to(torch.int8), dim=1, stable=True)
@@ -84,24 +93,45 @@ def all_sets(num_rollouts: int, set_size: int) -> Tensor:
     return torch.tensor(list(itertools.combinations(range(num_rollouts), set_size)))
 
 
-def _draw(num_rollouts: int, set_size: int, num_sets: int, generator: torch.Generator | None) -> Tensor:
-    """sets_Kn of 0..num_rollouts-1."""
+def _draw(prompts: int, num_rollouts: int, set_size: int, num_sets: int, generator: torch.Generator | None) -> Tensor:
+    """sets_PKn of 0..num_rollouts-1 for prompts of one size."""
     total = math.comb(num_rollouts, set_size)
-    if total <= ENUMERATION_LIMIT:
-        return all_sets(num_rollouts, set_size)[torch.randperm(total, generator=generator)[:num_sets]]
-    # Too many to list: draw with replacement and drop what was there before. The first K distinct ones of such a
-    # stream are uniform among the choices of K sets.
-    sets_Kn = torch.empty(0, set_size, dtype=torch.int64)
-    while len(sets_Kn) < num_sets:
-        batch = min(2 * (num_sets - len(sets_Kn)), max(1, _DRAW_BATCH // num_rollouts))
-        keys = torch.rand(batch, num_rollouts, generator=generator, dtype=torch.float64)
-        drawn = keys.argsort(1)[:, :set_size].sort(1).values
-        sets_Kn = _drop_repeats(torch.cat([sets_Kn, drawn]))
-    return sets_Kn[:num_sets]
+    # To shuffle the list of all sets pays unless few of very many are wanted.
+    listed = total <= min(ENUMERATION_LIMIT, max(4 * num_sets, 1000))
+    # A few more than K, so that a second round is rare.
+    batch = total if listed else num_sets + num_sets // 8 + 8
+    rows = max(1, _CHUNK // (batch if listed else batch * num_rollouts))
+    parts = []
+    for first in range(0, prompts, rows):
+        some = min(rows, prompts - first)
+        if listed:
+            keys_PK = torch.rand(some, total, generator=generator, dtype=torch.float64)
+            parts.append(all_sets(num_rollouts, set_size)[keys_PK.argsort(1)[:, :num_sets]])
+        else:
+            parts.append(_draw_distinct(some, num_rollouts, set_size, num_sets, batch, generator))
+    return torch.cat(parts)
 
 
-def _drop_repeats(sets_Kn: Tensor) -> Tensor:
-    """The distinct rows, in the order in which they first came."""
-    rows, row_K = torch.unique(sets_Kn, dim=0, return_inverse=True)
-    first = torch.full((len(rows),), len(sets_Kn)).scatter_reduce(0, row_K, torch.arange(len(sets_Kn)), "amin")
-    return sets_Kn[first.sort().values]
+def _draw_distinct(
+    prompts: int, num_rollouts: int, set_size: int, num_sets: int, batch: int, generator: torch.Generator | None
+) -> Tensor:
+    """Draw with replacement and drop what was there before: the first K distinct sets of such a stream are uniform
+    among the choices of K sets."""
+    sets_PMn = torch.empty(prompts, 0, set_size, dtype=torch.int64)
+    while True:
+        keys_PMN = torch.rand(prompts, batch, num_rollouts, generator=generator, dtype=torch.float64)
+        sets_PMn = torch.cat([sets_PMn, keys_PMN.argsort(-1)[..., :set_size].sort(-1).values], 1)
+        new_PM = _first_time(sets_PMn, num_rollouts)
+        if (new_PM.sum(1) >= num_sets).all():
+            chosen_PK1 = torch.argsort((~new_PM).to(torch.int8), dim=1, stable=True)[:, :num_sets, None]
+            return sets_PMn.gather(1, chosen_PK1.expand(-1, -1, set_size))
+
+
+def _first_time(sets_PMn: Tensor, num_rollouts: int) -> Tensor:
+    """new_PM: whether a set comes for the first time among its prompt's."""
+    # Sets are told apart by sums of random 64-bit codes. Two that agree by chance, one in 2^64, cost one more draw.
+    code_N = torch.randint(-(2**63), 2**63 - 1, (num_rollouts,), generator=torch.Generator().manual_seed(0))
+    code_PM, order_PM = code_N[sets_PMn].sum(-1).sort(dim=1, stable=True)
+    new_PM = torch.ones_like(code_PM, dtype=torch.bool)
+    new_PM[:, 1:] = code_PM[:, 1:] != code_PM[:, :-1]
+    return torch.empty_like(new_PM).scatter(1, order_PM, new_PM)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
-from verl_setpo.set_rl.leave_one_out import KERNEL_TOLERANCE
+from verl_setpo.set_rl.checks import KERNEL_TOLERANCE
 
 
 @dataclass(frozen=True)
