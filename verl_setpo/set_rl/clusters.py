@@ -21,21 +21,22 @@ def label_clusters(clusters_PN: Tensor, mask_PN: Tensor, degenerate_cluster: int
 
 
 class Slots:
-    """C slots per prompt, one for each label in use anywhere in the batch; a prompt's unused slots are empty."""
+    """S slots per prompt: one for each label in use anywhere in the batch, empty where the prompt does not use it, and
+    the last for the unlabelled (degenerates and masked places)."""
 
     def __init__(self, labels_PN: Tensor) -> None:
-        self.count = int(labels_PN.max()) + 1 if labels_PN.numel() else 0
-        self._slot_PN = labels_PN.masked_fill(labels_PN < 0, self.count)
+        last = int(labels_PN.max()) + 1 if labels_PN.numel() else 0
+        self._slot_PN = labels_PN.masked_fill(labels_PN < 0, last)
+        self.is_cluster_S = (torch.arange(last + 1, device=labels_PN.device) < last).to(torch.float64)
 
     def sum(self, values_PN: Tensor) -> Tensor:
-        """sum_PC: the sum of the values in each cluster, 0 in the empty ones. Label -1 is left out."""
-        sum_PC = values_PN.new_zeros(len(values_PN), self.count + 1)
-        return sum_PC.scatter_add(1, self._slot_PN, values_PN)[:, : self.count]
+        """sum_PS: the sum of the values in each slot."""
+        sum_PS = values_PN.new_zeros(len(values_PN), len(self.is_cluster_S))
+        return sum_PS.scatter_add(1, self._slot_PN, values_PN)
 
-    def spread(self, values_PC: Tensor, unlabelled_P1: Tensor | float) -> Tensor:
-        """value_PN: for each rollout the value of its cluster, or `unlabelled` with label -1."""
-        last_P1 = torch.as_tensor(unlabelled_P1, dtype=values_PC.dtype, device=values_PC.device)
-        return torch.cat([values_PC, last_P1.expand(len(values_PC), 1)], 1).gather(1, self._slot_PN)
+    def spread(self, values_PS: Tensor) -> Tensor:
+        """value_PN: for each rollout the value of its slot."""
+        return values_PS.gather(1, self._slot_PN)
 
 
 def count_distinct(labels_n: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def grpo_div(
     labels_PN = label_clusters(clusters_PN, mask_PN, degenerate_cluster)
     count_P1 = mask_PN.sum(1, keepdim=True).to(torch.float64)
     slots = Slots(labels_PN)
-    size_PN = slots.spread(slots.sum(torch.ones_like(rewards_PN)), 0.0)
+    size_PN = slots.spread(slots.sum(torch.ones_like(rewards_PN)))
     bonus_PN = (count_P1 / size_PN.clamp(min=1) - 1) / (count_P1 - 1).clamp(min=1)
     paid_PN = rewards_PN + coef * torch.where(labels_PN >= 0, bonus_PN, 0.0)
     return subtract_mean(paid_PN, mask_PN).to(dtype)

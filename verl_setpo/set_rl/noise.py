@@ -23,6 +23,6 @@ def subtract_mean(values_PN: Tensor, mask_PN: Tensor, scale_P1: Tensor | None = 
 
 def largest(values_PN: Tensor, mask_PN: Tensor) -> Tensor:
     """scale_P1: the largest absolute value among the prompt's rollouts, 0 for a prompt without any."""
-    values_PN = torch.where(mask_PN, values_PN, 0.0).detach().abs()
-    # A column of zeros gives amax something to look at in a batch without columns.
-    return torch.cat([values_PN, values_PN.new_zeros(len(values_PN), 1)], 1).amax(1, keepdim=True)
+    if values_PN.shape[1] == 0:
+        return values_PN.new_zeros(len(values_PN), 1)
+    return torch.where(mask_PN, values_PN, 0.0).detach().abs().amax(1, keepdim=True)
