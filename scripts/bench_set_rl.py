@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from verl_setpo.set_rl import cosine_kernel, marginal_set_advantage, set_loo
 
 Work = Callable[[], Any]
 CLUSTERS = 5
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def enumerate_polychromic(rewards_PN: np.ndarray, clusters_PN: np.ndarray, set_size: int) -> np.ndarray:
@@ -289,10 +290,10 @@ def plot(growth: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def main(
-    out: Path = typer.Option(Path("bench_set_rl.png"), help="The plot; the numbers go beside it as .json."),
-    device: str = typer.Option("cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda."),
-    repeats: int = typer.Option(21, min=1, help="Rounds of each comparison."),
-    small: bool = typer.Option(False, help="Small sizes, to see that the script runs; the ratios mean nothing."),
+    out: Annotated[Path, typer.Option(help="The plot; the numbers go beside it as .json.")] = Path("bench_set_rl.png"),
+    device: Annotated[str, typer.Option(help="cpu or cuda; where there is a GPU, that.")] = DEVICE,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of each comparison.")] = 21,
+    small: Annotated[bool, typer.Option(help="Small sizes, to see that it runs; the ratios mean nothing.")] = False,
 ) -> None:
     """Compare, print a table, draw time against N."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reports every start and stop
