@@ -2,18 +2,20 @@
 
 import typer
 
+from verl_setpo.demo.commands import demo
 from verl_setpo.doctor import doctor
 from verl_setpo.evaluation.commands import report
 from verl_setpo.tasks.commands import data
 
 app = typer.Typer(
     name="verl-setpo",
-    help="Set-level RL for verl: make data, check a setup, compare runs.",
+    help="Set-level RL for verl: make data, check a setup, compare runs, see a demo.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
 app.add_typer(data, name="data")
+app.add_typer(demo, name="demo")
 app.command("report")(report)
 app.command("doctor")(doctor)
 
