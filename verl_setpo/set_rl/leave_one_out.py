@@ -61,14 +61,14 @@ def set_loo(
         ValueError: wrong shape, not floating point, unknown shaping, or a kernel that is not as described.
     """
     shape, dtype = find_shaping(shaping), output_dtype(kernel_PNN)
-    credits: list[Tensor] = []
+    blocks: list[Tensor] = []
     for masses in local_masses(kernel_PNN, mask_PN, check):
         diversity_P1 = masses.diversity(shape)
         defined_PN = masses.mask_PN & (masses.count_P1 >= 3)
         credit_PN = torch.where(defined_PN, diversity_P1 - masses.diversity_without(shape), 0.0)
         credit_PN = clear_noise(credit_PN, diversity_P1.detach().abs().clamp(min=1))  # logarithms err by 1e-16 of 1
-        credits.append((subtract_mean(credit_PN, defined_PN) if center else credit_PN).to(dtype))
-    return torch.cat(credits)
+        blocks.append((subtract_mean(credit_PN, defined_PN) if center else credit_PN).to(dtype))
+    return torch.cat(blocks)
 
 
 def group_diversity(
