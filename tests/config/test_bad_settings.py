@@ -19,6 +19,62 @@ BAD = {
     "negative coef": ((*LOO, f"{KEY}coef=-0.1"), KEY + "coef: .*greater than or equal to 0 .*-0.1"),
     "negative coef of grpo_div": ((*DIV, f"{KEY}coef=-1"), KEY + "coef: .*greater than or equal to 0"),
     "coef is no number": ((*LOO, f"{KEY}coef=much"), KEY + "coef: .*valid number.*'much'"),
+    "coef is null": ((*LOO, f"{KEY}coef=null"), KEY + "coef: .*valid number, a schedule such as .*, or auto"),
+    "a schedule without its kind": ((*LOO, f"{KEY}coef={{start:5,end:1,steps:9}}"), KEY + "coef.schedule: Field requ"),
+    "an unknown kind of schedule": (
+        (*LOO, f"{KEY}coef={{schedule:exp,start:5,end:1,steps:9}}"),
+        KEY + "coef.schedule: .*'constant', 'linear' or 'cosine' .*'exp'",
+    ),
+    "a schedule without an end": (
+        (*DIV, f"{KEY}coef={{schedule:linear,start:5}}"),
+        KEY + "coef: schedule=linear needs end and steps",
+    ),
+    "a constant with an end": (
+        (*LOO, f"{KEY}coef={{schedule:constant,start:5,end:1}}"),
+        KEY + "coef: schedule=constant has only a start: remove end",
+    ),
+    "a schedule of one step": (
+        (*LOO, f"{KEY}coef={{schedule:cosine,start:5,end:1,steps:1}}"),
+        KEY + "coef.steps: .*greater than or equal to 2 .*1",
+    ),
+    "an unknown key of the schedule": (
+        (*LOO, f"{KEY}coef={{schedule:linear,start:5,end:1,steps:9,warmup:3}}"),
+        KEY + "coef.warmup is not a key of verl_setpo; the keys are schedule, start, end, steps",
+    ),
+    "a schedule to below 0": (
+        (*LOO, f"{KEY}coef={{schedule:linear,start:5,end:-1,steps:9}}"),
+        KEY + "coef: its start and end .*greater than or equal to 0",
+    ),
+    "auto without a share": ((*LOO, f"{KEY}coef=auto"), KEY + "coef=auto needs .*target_share.*: set it, such as 0.3"),
+    "auto and the whole share": (
+        (*LOO, f"{KEY}coef=auto", f"{KEY}target_share=1"),
+        KEY + "target_share: .*less than 1",
+    ),
+    "auto and no share": ((*DIV, f"{KEY}coef=auto", f"{KEY}target_share=0"), KEY + "target_share: .*greater than 0"),
+    "auto without room": (
+        (*LOO, f"{KEY}coef=auto", f"{KEY}target_share=0.3", f"{KEY}max_coef=0"),
+        KEY + "max_coef: .*greater than 0",
+    ),
+    "a share without auto": (
+        (*LOO, f"{KEY}target_share=0.3"),
+        KEY + "target_share=0.3 has no effect with .*coef=0.1: set coef=auto, or target_share=null",
+    ),
+    "a share and a schedule": (
+        (*DIV, f"{KEY}target_share=0.3", f"{KEY}coef={{schedule:linear,start:5,end:1,steps:9}}"),
+        KEY + "target_share=0.3 has no effect with .*coef=linear 5 to 1 in 9 steps: set coef=auto",
+    ),
+    "auto for a method without coef": (
+        (*POLY, f"+{KEY}coef=auto", f"+{KEY}target_share=0.3"),
+        KEY + r"coef=auto \(target_share 0.3\) has nothing to scale in poly_epo, which has no coef",
+    ),
+    "a schedule of coef for a method without it": (
+        (*PASS, f"+{KEY}coef={{schedule:linear,start:5,end:1,steps:9}}"),
+        KEY + "coef=linear 5 to 1 in 9 steps has nothing to scale in set_rl",
+    ),
+    "a schedule of set_size for a method without it": (
+        (*LOO, f"+{KEY}set_size={{schedule:linear,start:5,end:1,steps:9}}"),
+        KEY + r"set_size is a schedule .*set_loo has no sets: remove it",
+    ),
     "unknown shaping": ((*LOO, f"{KEY}shaping=log"), KEY + "shaping=log is unknown; the shapings are neg_log1p, "),
     "unknown signal": ((*LOO, f"{KEY}signal.name=bleu"), KEY + "signal.name=bleu is unknown; the signals are answer, "),
     "wrong key of the signal": ((*LOO, f"+{KEY}signal.m=2"), KEY + "signal.m is not a key of the signal ngram"),
@@ -40,6 +96,40 @@ BAD = {
     "set_size above the group": ((*PASS, f"{KEY}set_size=9"), KEY + "set_size=9 must be smaller than .*rollout.n=8"),
     "set_size of 0": ((*POLY, f"{KEY}set_size=0"), KEY + "set_size: .*greater than or equal to 1 .*0"),
     "set_size that is no integer": ((*POLY, f"{KEY}set_size=2.5"), KEY + "set_size: .*valid integer"),
+    "set_size of auto": ((*POLY, f"{KEY}set_size=auto"), KEY + "set_size: .*valid integer, or a schedule such as"),
+    "set_size from the group on": (
+        (*POLY, f"{KEY}set_size={{schedule:linear,start:8,end:2,steps:9}}"),
+        KEY + r"set_size=8 \(in the schedule linear 8 to 2 in 9 steps\) must be smaller than .*rollout.n=8",
+    ),
+    "set_size up to the group, by rounding": (
+        (*PASS, f"{KEY}set_size={{schedule:cosine,start:2,end:7.6,steps:9}}"),
+        KEY + r"set_size=8 \(.*\) must be smaller than .*rollout.n=8",
+    ),
+    "set_size to below 1": (
+        (*POLY, f"{KEY}set_size={{schedule:linear,start:4,end:0.9,steps:9}}"),
+        KEY + "set_size: its start and end .*greater than or equal to 1",
+    ),
+    "sets that end as ones that are all worth 0": (
+        (*POLY, f"{KEY}set_size={{schedule:linear,start:4,end:1,steps:9}}"),
+        KEY + r"set_size=1 \(.*\) .*zero_single_cluster=True .*: let the schedule end at 2, or set zero_.*=False",
+    ),
+    "sets that start as ones that are all worth 0": (
+        (*POLY, f"{KEY}set_size={{schedule:linear,start:1,end:4,steps:9}}"),
+        KEY + "set_size=1 .*: let the schedule start at 2, or set zero_single_cluster=False",
+    ),
+    "too many sets at the end of the schedule": (
+        (*POLY, f"{KEY}num_sets=29", f"{KEY}set_size={{schedule:linear,start:4,end:2,steps:9}}"),
+        KEY + r"num_sets=29 is more than the 28 sets of 2 \(.*\) among 8 rollouts: lower it",
+    ),
+    "too many sets to list in the middle of the schedule": (
+        (
+            *PASS,
+            f"{KEY}objective='tests.trainer.objectives:worst'",
+            f"{KEY}set_size={{schedule:linear,start:2,end:30,steps:90}}",
+            "actor_rollout_ref.rollout.n=32",
+        ),
+        KEY + "num_sets=null would list 601080390 sets of 16 among 32 rollouts .*: set num_sets",
+    ),
     "sets of one that are all worth 0": ((*POLY, f"{KEY}set_size=1"), KEY + "set_size=1 .*zero_single_cluster=True"),
     "too many sets": ((*POLY, f"{KEY}num_sets=71"), KEY + "num_sets=71 is more than the 70 sets of 4 among 8 rollouts"),
     "no sets": ((*POLY, f"{KEY}num_sets=0"), KEY + "num_sets: .*greater than or equal to 1"),
@@ -91,7 +181,12 @@ BAD = {
     "unknown inner reward manager": ((*LOO, f"{KEY}reward_manager=prome"), KEY + "reward_manager.*prome"),
     "reward manager inside itself": ((*LOO, f"{KEY}reward_manager=set_rl"), KEY + "reward_manager=set_rl wraps itself"),
     "too many sets to list": (
-        (*PASS, f"{KEY}objective=coverage", f"{KEY}set_size=8", "actor_rollout_ref.rollout.n=64"),
+        (
+            *PASS,
+            f"{KEY}objective='tests.trainer.objectives:worst'",
+            f"{KEY}set_size=8",
+            "actor_rollout_ref.rollout.n=64",
+        ),
         KEY + "num_sets",
     ),
 }
@@ -110,6 +205,24 @@ def test_a_wrong_config_is_one_sentence_that_names_the_key(bad):
 
 GOOD = {
     "coef of 0": (*LOO, f"{KEY}coef=0"),
+    "coef that falls to 0": (*LOO, f"{KEY}coef={{schedule:cosine,start:5,end:0,steps:2}}"),
+    "coef that is constant": (*DIV, f"{KEY}coef={{schedule:constant,start:5}}"),
+    "auto": (*DIV, f"{KEY}coef=auto", f"{KEY}target_share=0.999", f"{KEY}max_coef=1e-3"),
+    "set_size through all that fit": (*POLY, f"{KEY}set_size={{schedule:linear,start:7,end:2,steps:9}}"),
+    "set_size to 1 for an objective without clusters": (
+        *PASS,
+        f"{KEY}set_size={{schedule:linear,start:4,end:1,steps:9}}",
+    ),
+    "set_size to 1 that pays singles": (
+        *POLY,
+        f"{KEY}zero_single_cluster=False",
+        f"{KEY}set_size={{schedule:linear,start:4,end:1,steps:9}}",
+    ),
+    "as many sets as the end of the schedule has": (
+        *POLY,
+        f"{KEY}num_sets=28",
+        f"{KEY}set_size={{schedule:linear,start:4,end:2,steps:9}}",
+    ),
     "three rollouts for set_loo": (*LOO, "actor_rollout_ref.rollout.n=3"),
     "two rollouts for grpo_div": (*DIV, "actor_rollout_ref.rollout.n=2"),
     "all sets but one": (*POLY, f"{KEY}num_sets=69"),
@@ -158,6 +271,11 @@ NAN, INF = float("nan"), float("inf")
     [
         ("coef", NAN),
         ("coef", INF),
+        ("coef", {"schedule": "linear", "start": NAN, "end": 1.0, "steps": 9}),
+        ("coef", {"schedule": "linear", "start": 1.0, "end": INF, "steps": 9}),
+        ("target_share", NAN),
+        ("max_coef", INF),
+        ("max_coef", NAN),
         ("reward_range", [0.0, NAN]),
         ("reward_range", [0.0, INF]),
     ],

@@ -96,6 +96,47 @@ def test_the_papers_settings_are_the_defaults():
     assert 0.05 <= set_loo.coef <= 0.5
 
 
+@pytest.mark.parametrize("group", ["set_loo", "grpo_div"])
+def test_coef_may_be_a_number_a_schedule_or_auto_on_the_command_line(group):
+    key = "algorithm.set_rl.coef"
+    words = (f"+set_rl={group}",)
+    assert check_config(compose_config(*words, f"{key}=5")).settings.coef == 5
+    schedule = check_config(
+        compose_config(*words, f"{key}={{schedule:linear,start:5,end:0.5,steps:200}}")
+    ).settings.coef
+    assert (schedule.at(1), schedule.at(200)) == (5, 0.5)
+    auto = check_config(compose_config(*words, f"{key}=auto", "algorithm.set_rl.target_share=0.3")).settings
+    assert (auto.coef, auto.target_share, auto.max_coef) == ("auto", 0.3, 100)
+
+
+@pytest.mark.parametrize("group", ["poly_epo", "pass_at_n"])
+def test_set_size_may_be_a_number_or_a_schedule_on_the_command_line(group):
+    words = (f"+set_rl={group}", "actor_rollout_ref.rollout.n=8")
+    assert check_config(compose_config(*words, "algorithm.set_rl.set_size=3")).settings.set_size_at(7) == 3
+    schedule = "algorithm.set_rl.set_size={schedule:cosine,start:6,end:2,steps:101}"
+    settings = check_config(compose_config(*words, schedule)).settings
+    assert [settings.set_size_at(step) for step in (1, 51, 101, 500)] == [6, 4, 2, 2]
+    assert list(settings.set_sizes) == [2, 3, 4, 5, 6]
+
+
+def test_the_examples_in_the_comments_are_forms_that_work():
+    """Each `# key: {schedule: ...}` line of the files, put in place of the key."""
+    examples = {
+        (group, match[1]): match[2]
+        for group in GROUPS
+        for match in re.finditer(r"# +(\w+): (\{schedule: .*\})", yaml_of("set_rl", group))
+    }
+    assert set(examples) == {
+        ("set_loo", "coef"),
+        ("grpo_div", "coef"),
+        ("poly_epo", "set_size"),
+        ("pass_at_n", "set_size"),
+    }
+    for (group, key), value in examples.items():
+        words = (f"+set_rl={group}", "actor_rollout_ref.rollout.n=8")
+        check_config(compose_config(*words, f"algorithm.set_rl.{key}={value}"))
+
+
 @each_group
 def test_the_callback_that_checks_the_config_is_in_every_group(group):
     with initialize_config_module("verl.trainer.config", version_base=None):

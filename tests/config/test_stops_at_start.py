@@ -16,6 +16,10 @@ MISTAKES = {
         ["+set_rl=set_loo", "trainer.v1.trainer_mode=sync", "actor_rollout_ref.rollout.n=4"],
         "set trainer.v1.trainer_mode=set_sync",
     ),
+    "auto without a share": (
+        ["+set_rl=set_loo", "algorithm.set_rl.coef=auto", "actor_rollout_ref.rollout.n=4"],
+        "algorithm.set_rl.coef=auto needs algorithm.set_rl.target_share",
+    ),
     "set of the whole group": (
         ["+set_rl=poly_epo", "actor_rollout_ref.rollout.n=4"],
         "algorithm.set_rl.set_size=4 must be smaller than actor_rollout_ref.rollout.n=4",
@@ -25,7 +29,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """All three at once: each takes its time to import verl."""
+    """All at once: each takes its time to import verl."""
     processes = {
         name: subprocess.Popen(
             [sys.executable, "-m", "verl.trainer.main_ppo", *overrides],

@@ -45,6 +45,19 @@ def test_a_real_trainer_of_each_mode_is_verls_under_verls_name(mode, caplog):
     assert "set_loo on base estimator grpo, signal ngram, coef 0.1" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("coef=auto", "algorithm.set_rl.target_share=0.3"), "coef auto (target_share 0.3)"),
+        (("coef={schedule:cosine,start:5,end:0.5,steps:200}",), "coef cosine 5 to 0.5 in 200 steps"),
+    ],
+)
+def test_the_log_says_how_coef_is_chosen(words, text, caplog):
+    first, *others = words
+    get_trainer_cls("set_sync")(compose_config(SET_LOO, f"algorithm.set_rl.{first}", *others))
+    assert text in caplog.text
+
+
 @pytest.mark.parametrize("mode", ["set_colocate_async", "set_separate_async"])
 def test_the_asynchronous_modes_add_the_same_credit(queue, mode):
     rows = random_rows(seed=1)

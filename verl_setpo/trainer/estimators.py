@@ -17,6 +17,7 @@ from verl.trainer.ppo.core_algos import register_adv_est
 from verl_setpo.set_rl import equality_kernel, grpo_div, marginal_set_advantage, set_diversity, set_loo
 from verl_setpo.signals import SignalBatch
 from verl_setpo.trainer.groups import Groups
+from verl_setpo.trainer.schedule import AutoCoef
 from verl_setpo.trainer.settings import MIN_GROUP_SET_LOO, SetRLSettings, objective_of, wrong_mode_message
 
 
@@ -26,7 +27,11 @@ class Step:
 
     rewards_PN: rewards of the rollouts, mapped from `reward_range` to [0, 1] for set objectives.
     base_BT, returns_BT: advantages and returns of `base_estimator`, computed by verl.
+    base_PN: the base advantage of each rollout, at its first trained token.
+    trained_PN: rollouts with a token that is trained on.
     usable_P: prompts with a signal and enough rollouts; the others keep their base advantage.
+    set_size, coef: in force in this step.
+    auto_coef: chooses coef once the estimator knows the credit; None where coef is given.
     credit_PN: set by the estimator: the part of each rollout's advantage that diversity brought.
     """
 
@@ -35,9 +40,14 @@ class Step:
     signal: SignalBatch
     rewards_PN: torch.Tensor
     base_BT: torch.Tensor
+    base_PN: torch.Tensor
+    trained_PN: torch.Tensor
     returns_BT: torch.Tensor
     generator: torch.Generator
     usable_P: torch.Tensor
+    set_size: int
+    coef: float
+    auto_coef: AutoCoef | None = None
     credit_PN: torch.Tensor | None = None
 
     @property
@@ -45,17 +55,30 @@ class Step:
         """(P, N) True for the rollouts of usable prompts."""
         return self.groups.mask_PN & self.usable_P[:, None]
 
+    @property
+    def counted_PN(self) -> torch.Tensor:
+        """(P, N) True for the usable rollouts that are trained on: what `coef=auto` and the credit's figures are of."""
+        return self.usable_PN & self.trained_PN
+
+    def settle_coef(self, credit_PN: torch.Tensor, rest_PN: torch.Tensor) -> float:
+        """The coef of this step, given the credit at coef 1 and the other part of the advantage."""
+        if self.auto_coef is not None:
+            # NaN without such a rollout: the running means take nothing in.
+            credit, rest = (x[self.counted_PN].double().abs().mean().item() for x in (credit_PN, rest_PN))
+            self.coef = self.auto_coef.update(credit, rest)
+        return self.coef
+
 
 Advantages = tuple[torch.Tensor, torch.Tensor]
 Estimator = Callable[..., Advantages]
 
 
-def min_group_size(estimator: str, settings: SetRLSettings) -> int:
+def min_group_size(estimator: str, set_size: int) -> int:
     """Rollouts that a prompt needs for the estimator to say anything about it."""
     if estimator == "set_loo":
         return MIN_GROUP_SET_LOO
     # With n = N there is one set, and its advantage is 0 by construction.
-    return 2 if estimator == "grpo_div" else settings.set_size + 1
+    return 2 if estimator == "grpo_div" else set_size + 1
 
 
 def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tensor]], Estimator]:
@@ -84,13 +107,14 @@ def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tenso
 @_register("set_loo")
 def set_loo_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor:
     """SetPO: the base advantage plus coef times the leave-one-out credit, raw (arXiv 2602.01062, Alg. 1)."""
-    coef = step.settings.coef
     if step.signal.kernel_PNN is not None:
         kernel_PNN = step.signal.kernel_PNN
     else:
         assert step.signal.clusters_PN is not None
         kernel_PNN = equality_kernel(step.signal.clusters_PN, step.usable_PN)
-    step.credit_PN = coef * set_loo(kernel_PNN, step.usable_PN, step.settings.shaping)
+    unit_PN = set_loo(kernel_PNN, step.usable_PN, step.settings.shaping)
+    coef = step.settle_coef(unit_PN, step.base_PN)
+    step.credit_PN = coef * unit_PN
     if coef == 0:
         return step.base_BT  # not even a signed zero differs from the base method
     return step.base_BT + step.groups.scatter(step.credit_PN)[:, None] * response_mask_BT
@@ -112,8 +136,10 @@ def set_rl_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor
 def grpo_div_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor:
     """GRPO+DIV, Poly-EPO's baseline: a bonus for rare clusters, whatever the reward (arXiv 2604.17654, section 6)."""
     clusters_PN = _clusters(step)
-    advantage_PN = grpo_div(step.rewards_PN, clusters_PN, step.settings.coef, step.usable_PN)
+    bonus_PN = grpo_div(torch.zeros_like(step.rewards_PN), clusters_PN, 1.0, step.usable_PN)
     reward_only_PN = grpo_div(step.rewards_PN, clusters_PN, 0.0, step.usable_PN)
+    coef = step.settle_coef(bonus_PN, reward_only_PN)
+    advantage_PN = grpo_div(step.rewards_PN, clusters_PN, coef, step.usable_PN)
     step.credit_PN = advantage_PN - reward_only_PN
     return _replace(step, advantage_PN, response_mask_BT)
 
@@ -125,7 +151,7 @@ def _set_rl(step: Step, response_mask_BT: torch.Tensor, objective: str) -> torch
         advantage_PN[rows_P] = marginal_set_advantage(
             step.rewards_PN[rows_P],
             clusters_PN[rows_P],
-            set_size=settings.set_size,
+            set_size=step.set_size,
             objective=objective,
             num_sets=num_sets,
             mask_PN=step.usable_PN[rows_P],
@@ -139,7 +165,7 @@ def _set_rl(step: Step, response_mask_BT: torch.Tensor, objective: str) -> torch
 
 def _split_by_num_sets(step: Step) -> list[tuple[torch.Tensor, int | None]]:
     """Rows of the usable prompts, and the number of sets to draw: all where a ragged group has no more than that."""
-    num_sets, set_size = step.settings.num_sets, step.settings.set_size
+    num_sets, set_size = step.settings.num_sets, step.set_size
     if num_sets is None:
         return [(step.usable_P, None)]
     has_more_P = torch.tensor([math.comb(size, set_size) > num_sets for size in step.groups.sizes_P.tolist()])
@@ -151,7 +177,7 @@ def _reward_part(step: Step, clusters_PN: torch.Tensor, objective: str) -> torch
     settings, mask_PN = step.settings, step.usable_PN
     reward_PN = marginal_set_advantage(
         step.rewards_PN[step.usable_P],
-        set_size=settings.set_size,
+        set_size=step.set_size,
         objective="mean",
         mask_PN=mask_PN[step.usable_P],
         reduction=settings.reduction,
@@ -159,7 +185,7 @@ def _reward_part(step: Step, clusters_PN: torch.Tensor, objective: str) -> torch
     part_PN = torch.zeros_like(step.rewards_PN)
     part_PN[step.usable_P] = reward_PN
     if objective == "polychromic":
-        part_PN *= expected_diversity(clusters_PN, mask_PN, settings.set_size)[:, None]
+        part_PN *= expected_diversity(clusters_PN, mask_PN, step.set_size)[:, None]
     return part_PN
 
 

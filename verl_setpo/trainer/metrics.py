@@ -8,21 +8,21 @@ import torch
 
 from verl_setpo.set_rl import SHAPINGS, set_diversity
 from verl_setpo.trainer.estimators import Step
+from verl_setpo.trainer.settings import WITH_COEF
 
 
 @dataclass(frozen=True)
 class StepReport:
     """What the metrics and the rollout log are made of.
 
-    advantage_PN: as trained on. base_PN: the base method's. clusters_PN: the method's clusters or, for a method with
-    a kernel, clusters of equal answers; all -1 when no answer is known. failed_P: prompts whose signal failed.
-    too_small: prompts with too few rollouts. out_of_range: odd rewards.
+    advantage_PN: as trained on. clusters_PN: the method's clusters or, for a method with a kernel, clusters of equal
+    answers; all -1 when no answer is known. failed_P: prompts whose signal failed. too_small: prompts with too few
+    rollouts. out_of_range: odd rewards.
     """
 
     estimator: str
     step: Step
     advantage_PN: torch.Tensor
-    base_PN: torch.Tensor
     clusters_PN: torch.Tensor
     failed_P: torch.Tensor
     too_small: int
@@ -42,14 +42,24 @@ def step_metrics(report: StepReport) -> dict[str, float]:
         "set_rl/groups_without_signal": float(report.failed_P.sum()),
         "set_rl/groups_too_small": float(report.too_small),
         "set_rl/rewards_out_of_range": float(report.out_of_range),
-        "set_rl/coef": settings.coef,
-        "set_rl/set_size": float(settings.set_size),
+        **_in_force(report),
         **_cluster_metrics(report, correct_PN),
         **_credit_metrics(report),
     }
     diversity_P = _set_diversity(report)
     if len(diversity_P):
         metrics["set_rl/set_diversity/mean"] = diversity_P.mean().item()
+    return metrics
+
+
+def _in_force(report: StepReport) -> dict[str, float]:
+    """What scaled the diversity term in this step."""
+    if report.estimator not in WITH_COEF:
+        return {"set_rl/set_size": float(report.step.set_size)}
+    metrics = {"set_rl/coef": report.step.coef}
+    if report.step.auto_coef is not None:
+        means = report.step.auto_coef.means
+        metrics |= {"set_rl/coef_auto/credit": means.credit, "set_rl/coef_auto/rest": means.rest}
     return metrics
 
 
@@ -70,10 +80,10 @@ def _cluster_metrics(report: StepReport, correct_PN: torch.Tensor) -> dict[str, 
 def _credit_metrics(report: StepReport) -> dict[str, float]:
     step = report.step
     assert step.credit_PN is not None
-    credit = step.credit_PN[step.usable_PN].float()
+    credit = step.credit_PN[step.counted_PN].float()
     if not len(credit):
         return {}
-    rest = report.advantage_PN[step.usable_PN].float() - credit
+    rest = report.advantage_PN[step.counted_PN].float() - credit
     size, rest_size = credit.abs().mean().item(), rest.abs().mean().item()
     return {
         "set_rl/credit/mean": credit.mean().item(),
@@ -90,7 +100,7 @@ def _set_diversity(report: StepReport) -> torch.Tensor:
     step, usable_P = report.step, report.step.usable_P
     mask_PN = step.usable_PN[usable_P]
     if report.estimator != "set_loo":
-        size = step.settings.set_size if report.estimator != "grpo_div" else 2
+        size = step.set_size if report.estimator != "grpo_div" else 2
         return set_diversity(report.clusters_PN[usable_P], set_size=size, mask_PN=mask_PN)
     if step.signal.kernel_PNN is None:
         return kernel_diversity(

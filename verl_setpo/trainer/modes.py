@@ -1,12 +1,15 @@
 """verl's three trainers with set-level advantages: set_sync, set_colocate_async, set_separate_async.
 
-The only change against verl's own is `_compute_advantage`: verl first computes the base method's advantage with its
-own code, then the set estimator reads the group's signal and writes the advantage that is trained on.
+The only change to training is `_compute_advantage`: verl first computes the base method's advantage with its own code,
+then the set estimator reads the group's signal and writes the advantage that is trained on. Checkpoints get one small
+file more, the running means of `coef=auto`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,9 +34,13 @@ from verl_setpo.trainer.estimators import Step, min_group_size
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.metrics import StepReport, step_metrics
 from verl_setpo.trainer.rollout_log import rollout_rows, write_rollout_log
+from verl_setpo.trainer.schedule import AutoCoef, Schedule
 from verl_setpo.trainer.settings import TRAINER_MODES, Method, check_config
 
 logger = logging.getLogger(__name__)
+
+AUTO_COEF_FILE = "set_rl_auto_coef.json"
+"""In verl's `global_step_N` folder."""
 
 
 class SetRLMixin:
@@ -51,7 +58,7 @@ class SetRLMixin:
             self.method.estimator,
             self.method.base_estimator,
             self.settings.signal.name,
-            self.settings.coef,
+            self.settings.coef_text,
             self.settings.set_size,
         )
 
@@ -59,8 +66,47 @@ class SetRLMixin:
         self.method = check_config(config)
         self.settings = self.method.settings
         self.signal = build_signal(self.settings.signal.name, self.settings.signal_keys)
+        self.auto_coef: AutoCoef | None = None
+        if self.settings.coef == "auto":
+            assert self.settings.target_share is not None, "checked at start"
+            self.auto_coef = AutoCoef(self.settings.target_share, self.settings.max_coef)
         self._checked_rewards = False
         prepare_config(config, self.method)
+
+    def _save_checkpoint(self) -> None:
+        """verl's checkpoint, and in its folder the running means of `coef=auto`.
+
+        Written first: what verl writes last marks the folder as complete, and may upload it.
+        """
+        if self.auto_coef is not None:
+            folder = os.path.join(self.config.trainer.default_local_dir, f"global_step_{self.global_steps}")
+            os.makedirs(folder, exist_ok=True)
+            with open(os.path.join(folder, AUTO_COEF_FILE), "w", encoding="ascii") as file:
+                json.dump(self.auto_coef.state_dict(), file)
+        super()._save_checkpoint()  # type: ignore[misc]
+
+    def _load_checkpoint(self) -> None:
+        """verl's checkpoint, and from its folder the running means of `coef=auto`.
+
+        A checkpoint without them, or with what cannot be read, starts them afresh, with a warning.
+        """
+        super()._load_checkpoint()  # type: ignore[misc]
+        if self.auto_coef is None or self.global_steps == 0:  # 0: nothing was resumed
+            return
+        trainer = self.config.trainer
+        if trainer.resume_mode == "resume_path":
+            folder = trainer.resume_from_path
+        else:
+            folder = os.path.join(trainer.default_local_dir, f"global_step_{self.global_steps}")
+        path = os.path.join(folder, AUTO_COEF_FILE)
+        try:
+            with open(path, encoding="ascii") as file:
+                self.auto_coef.load_state_dict(json.load(file))
+        except (OSError, ValueError) as error:
+            cause = "is not there" if isinstance(error, FileNotFoundError) else f"cannot be used ({error})"
+            logger.warning(
+                "verl_setpo: %s %s: algorithm.set_rl.coef=auto starts its running means afresh.", path, cause
+            )
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Base advantage by verl, then the set estimator over it; both end up in TransferQueue."""
@@ -94,7 +140,8 @@ class SetRLMixin:
         ]
         signal = collect_safely(self.signal, rollouts, groups.mask_PN)
         failed_P = torch.tensor([cause is not None for cause in signal.failures], dtype=torch.bool)
-        small_P = groups.sizes_P < min_group_size(estimator, self.settings)
+        set_size = self.settings.set_size_at(self.global_steps)
+        small_P = groups.sizes_P < min_group_size(estimator, set_size)
         for cause in sorted({cause for cause in signal.failures if cause is not None}):
             logger.warning(
                 "verl_setpo: step %s: %d prompts have no signal from %s and train on their base advantage: %s",
@@ -119,9 +166,14 @@ class SetRLMixin:
             signal=signal,
             rewards_PN=rewards_PN,
             base_BT=base_BT,
+            base_PN=groups.gather(_first_token(base_BT, rows.mask_BT)),
+            trained_PN=groups.gather(rows.mask_BT.any(-1)),
             returns_BT=rows.returns_BT,
             generator=torch.Generator().manual_seed(self.settings.seed + self.global_steps),
             usable_P=~failed_P & ~small_P & ~lost_P,
+            set_size=set_size,
+            coef=self._coef(),
+            auto_coef=self.auto_coef,
         )
         counts = {
             "failed_P": failed_P,
@@ -129,6 +181,13 @@ class SetRLMixin:
             "out_of_range": int(odd_PN.sum()),
         }
         return step, rollouts, counts
+
+    def _coef(self) -> float:
+        """The coef of this step; under `auto` that of the batches so far, until the estimator adds this one."""
+        coef = self.settings.coef
+        if self.auto_coef is not None:
+            return self.auto_coef.coef
+        return coef.at(self.global_steps) if isinstance(coef, Schedule) else float(coef)
 
     def _check_rewards(
         self, estimator: str, raw_PN: torch.Tensor, mask_PN: torch.Tensor
@@ -176,7 +235,6 @@ class SetRLMixin:
             estimator=estimator,
             step=step,
             advantage_PN=step.groups.gather(_first_token(advantages_BT, rows.mask_BT)),
-            base_PN=step.groups.gather(_first_token(step.base_BT, rows.mask_BT)),
             clusters_PN=cluster_answers(rollouts) if clusters_PN is None else clusters_PN,
             **counts,
         )

@@ -27,7 +27,7 @@ def rollout_rows(report: StepReport, extras: list[dict[str, Any]], global_step: 
                     "reward": round(step.rewards_PN[p, i].item(), 6),
                     "cluster": int(report.clusters_PN[p, i]),
                     "credit": None if step.credit_PN is None else round(step.credit_PN[p, i].item(), 6),
-                    "base_advantage": round(report.base_PN[p, i].item(), 6),
+                    "base_advantage": round(step.base_PN[p, i].item(), 6),
                     "advantage": round(report.advantage_PN[p, i].item(), 6),
                     "has_signal": bool(step.usable_P[p]),
                 }

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
 from verl_setpo.set_rl import ENUMERATION_LIMIT, SHAPINGS, get_objective
 from verl_setpo.signals import build_signal, signal_class
+from verl_setpo.trainer.schedule import Schedule
 
 ESTIMATORS = ("set_loo", "poly_epo", "grpo_div", "set_rl")
+WITH_COEF = ("set_loo", "grpo_div")
+"""Estimators that weigh diversity by `coef`; the others have a `set_size`."""
+
 TRAINER_MODES = {
     "set_sync": "sync",
     "set_colocate_async": "colocate_async",
@@ -23,6 +28,54 @@ TRAINER_MODES = {
 """Our trainer modes, and verl's mode that each extends."""
 
 MIN_GROUP_SET_LOO = 3  # SetPO Eq. 4: a group without one of its rollouts must still hold a pair.
+
+
+_NUMBER, _SCHEDULE, _AUTO = "<number>", "<schedule>", "<auto>"
+_FORMS = (_NUMBER, _SCHEDULE, _AUTO)
+
+
+def _form(value: Any) -> str | None:
+    """Which form of a key the value is meant to be, so that an error is about that form only."""
+    if isinstance(value, Mapping | Schedule):
+        return _SCHEDULE
+    if value == "auto":
+        return _AUTO
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return _NUMBER
+
+
+def _at_least(lowest: float) -> Callable[[Schedule], Schedule]:
+    def check(schedule: Schedule) -> Schedule:
+        if min(schedule.ends) < lowest:
+            raise ValueError(f"its start and end should be greater than or equal to {lowest:g}")
+        return schedule
+
+    return check
+
+
+Coef = Annotated[
+    Annotated[float, Field(ge=0, allow_inf_nan=False), Tag(_NUMBER)]
+    | Annotated[Schedule, AfterValidator(_at_least(0)), Tag(_SCHEDULE)]
+    | Annotated[Literal["auto"], Tag(_AUTO)],
+    Discriminator(
+        _form,
+        custom_error_type="coef_form",
+        custom_error_message="Input should be a valid number, a schedule such as "
+        "{schedule:linear,start:5,end:0.5,steps:200}, or auto with target_share",
+    ),
+]
+SetSize = Annotated[
+    Annotated[int, Field(ge=1), Tag(_NUMBER)] | Annotated[Schedule, AfterValidator(_at_least(1)), Tag(_SCHEDULE)],
+    Discriminator(
+        lambda value: None if _form(value) == _AUTO else _form(value),
+        custom_error_type="set_size_form",
+        custom_error_message="Input should be a valid integer, or a schedule such as "
+        "{schedule:linear,start:4,end:2,steps:200}",
+    ),
+]
 
 
 class SignalSettings(BaseModel):
@@ -38,10 +91,12 @@ class SetRLSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     estimator: str | None = None
-    coef: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    coef: Coef = 0.0
+    target_share: float | None = Field(default=None, gt=0, lt=1)
+    max_coef: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     base_estimator: str | None = None
     shaping: str = "neg_log1p"
-    set_size: int = Field(default=4, ge=1)
+    set_size: SetSize = 4
     num_sets: int | None = Field(default=None, ge=1)
     objective: str = "polychromic"
     zero_single_cluster: bool = True
@@ -74,6 +129,21 @@ class SetRLSettings(BaseModel):
             raise ValueError(f"is {list(bounds)}, but must be [lowest, highest], finite, with lowest < highest")
         return bounds
 
+    def set_size_at(self, step: int) -> int:
+        """The set size in force in a training step; a schedule is rounded to the nearest whole number."""
+        return self.set_size if isinstance(self.set_size, int) else round(self.set_size.at(step))
+
+    @property
+    def set_sizes(self) -> range:
+        """All set sizes that a run can come by."""
+        ends = self.set_size.ends if isinstance(self.set_size, Schedule) else (self.set_size, self.set_size)
+        return range(round(min(ends)), round(max(ends)) + 1)
+
+    @property
+    def coef_text(self) -> str:
+        """`coef` in a word, for the log."""
+        return f"auto (target_share {self.target_share})" if self.coef == "auto" else str(self.coef)
+
     @property
     def signal_keys(self) -> dict[str, Any]:
         """The keys of `signal` other than its name."""
@@ -95,9 +165,9 @@ def read_settings(algorithm: DictConfig) -> SetRLSettings:
         return SetRLSettings.model_validate(OmegaConf.to_container(subtree, resolve=True))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(["algorithm.set_rl", *map(str, first["loc"])])
+        key = ".".join(["algorithm.set_rl", *(str(part) for part in first["loc"] if part not in _FORMS)])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(SetRLSettings.model_fields)
+            known = ", ".join((Schedule if _SCHEDULE in first["loc"] else SetRLSettings).model_fields)
             raise ValueError(f"{key} is not a key of verl_setpo; the keys are {known}.") from None
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{key}: {message} (found {first['input']!r}).") from None
@@ -148,6 +218,7 @@ def check_config(config: DictConfig) -> Method:
         )
     base = settings.base_estimator or (named if named not in ESTIMATORS else "grpo")
     _check_base(base)
+    _check_coef(estimator, settings)
     _check_signal(estimator, settings)
     _check_group(estimator, settings, config.actor_rollout_ref.rollout.n)
     _check_objective(estimator, settings, config.actor_rollout_ref.rollout.n)
@@ -188,17 +259,41 @@ def _check_objective(estimator: str, settings: SetRLSettings, rollouts: int) -> 
         raise ValueError(
             f"algorithm.set_rl.shaping={settings.shaping} is unknown; the shapings are {', '.join(SHAPINGS)}."
         )
-    if estimator in ("poly_epo", "set_rl"):
+    if estimator not in WITH_COEF:
         try:
             objective = get_objective(objective_of(estimator, settings))
         except ValueError as error:
             raise ValueError(f"algorithm.set_rl.objective: {error}") from None
-        possible = math.comb(rollouts, settings.set_size)
+        set_size = max(settings.set_sizes, key=lambda n: math.comb(rollouts, n))
+        possible = math.comb(rollouts, set_size)
         if objective.closed_form is None and settings.num_sets is None and possible > ENUMERATION_LIMIT:
             raise ValueError(
-                f"algorithm.set_rl.num_sets=null would list {possible} sets of {settings.set_size} among {rollouts} "
+                f"algorithm.set_rl.num_sets=null would list {possible} sets of {set_size} among {rollouts} "
                 f"rollouts for the objective {objective.name}, which has no closed form: set num_sets, such as 1000."
             )
+
+
+def _check_coef(estimator: str, settings: SetRLSettings) -> None:
+    if estimator in WITH_COEF and isinstance(settings.set_size, Schedule):
+        raise ValueError(
+            f"algorithm.set_rl.set_size is a schedule ({settings.set_size}), and {estimator} has no sets: remove it, "
+            "or let algorithm.set_rl.coef be a schedule."
+        )
+    if estimator not in WITH_COEF and not isinstance(settings.coef, float):
+        raise ValueError(
+            f"algorithm.set_rl.coef={settings.coef_text} has nothing to scale in {estimator}, which has no coef: "
+            "remove it, or let algorithm.set_rl.set_size be a schedule."
+        )
+    if settings.coef == "auto" and settings.target_share is None:
+        raise ValueError(
+            "algorithm.set_rl.coef=auto needs algorithm.set_rl.target_share, the part of the advantage's size that "
+            "diversity is to hold: set it, such as 0.3."
+        )
+    if settings.coef != "auto" and settings.target_share is not None:
+        raise ValueError(
+            f"algorithm.set_rl.target_share={settings.target_share} has no effect with algorithm.set_rl.coef="
+            f"{settings.coef_text}: set coef=auto, or target_share=null."
+        )
 
 
 def inner_manager_class(inner: str | dict[str, Any]) -> type[RewardManagerBase]:
@@ -237,22 +332,33 @@ def _check_group(estimator: str, settings: SetRLSettings, rollouts: int) -> None
         )
     if estimator == "grpo_div" and rollouts < 2:
         raise ValueError("actor_rollout_ref.rollout.n=1 leaves grpo_div nothing to compare: set it to at least 2.")
-    if estimator in ("poly_epo", "set_rl"):
-        if settings.set_size >= rollouts:
+    if estimator not in WITH_COEF:
+        _check_set_sizes(objective_of(estimator, settings), settings, rollouts)
+
+
+def _check_set_sizes(objective: str, settings: SetRLSettings, rollouts: int) -> None:
+    """Each bound is checked at the one size of a schedule that breaks it first."""
+    smallest, largest = settings.set_sizes[0], settings.set_sizes[-1]
+    within = f" (in the schedule {settings.set_size})" if isinstance(settings.set_size, Schedule) else ""
+    if largest >= rollouts:
+        raise ValueError(
+            f"algorithm.set_rl.set_size={largest}{within} must be smaller than "
+            f"actor_rollout_ref.rollout.n={rollouts}: with one set a group every advantage is 0."
+        )
+    if objective == "polychromic" and smallest == 1 and settings.zero_single_cluster:
+        cure = "raise set_size"
+        if isinstance(settings.set_size, Schedule):
+            start, end = settings.set_size.ends
+            cure = f"let the schedule {'end' if end <= start and settings.set_size.end is not None else 'start'} at 2"
+        raise ValueError(
+            f"algorithm.set_rl.set_size=1{within} with algorithm.set_rl.zero_single_cluster=True makes every set "
+            f"worth 0: {cure}, or set zero_single_cluster=False."
+        )
+    if settings.num_sets is not None:
+        set_size = min(settings.set_sizes, key=lambda n: math.comb(rollouts, n))
+        possible = math.comb(rollouts, set_size)
+        if settings.num_sets > possible:
             raise ValueError(
-                f"algorithm.set_rl.set_size={settings.set_size} must be smaller than "
-                f"actor_rollout_ref.rollout.n={rollouts}: with one set a group every advantage is 0."
+                f"algorithm.set_rl.num_sets={settings.num_sets} is more than the {possible} sets of "
+                f"{set_size}{within} among {rollouts} rollouts: lower it, or set it to null for all sets."
             )
-        objective = objective_of(estimator, settings)
-        if objective == "polychromic" and settings.set_size == 1 and settings.zero_single_cluster:
-            raise ValueError(
-                "algorithm.set_rl.set_size=1 with algorithm.set_rl.zero_single_cluster=True makes every set worth 0: "
-                "raise set_size, or set zero_single_cluster=False."
-            )
-        if settings.num_sets is not None:
-            possible = math.comb(rollouts, settings.set_size)
-            if settings.num_sets > possible:
-                raise ValueError(
-                    f"algorithm.set_rl.num_sets={settings.num_sets} is more than the {possible} sets of "
-                    f"{settings.set_size} among {rollouts} rollouts: lower it, or set it to null for all sets."
-                )
