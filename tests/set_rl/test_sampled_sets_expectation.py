@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from set_rl_reference import DEGENERATE, RaggedBatch, quick
 
 from verl_setpo.set_rl import advantage_from_sets, count_left_out, marginal_set_advantage, sample_sets, sets
+from verl_setpo.set_rl.sets import has_more_sets
 
 REWARDS = [
     Fraction(1),
@@ -184,3 +185,12 @@ def test_more_sets_than_there_are_is_refused_before_anything_is_made(num_sets):
         ValueError, match=f"num_sets is {num_sets} but a prompt with 5 rollouts has only 10 sets of size 2"
     ):
         sample_sets(torch.ones(2, 5, dtype=torch.bool), 2, num_sets)
+
+
+@pytest.mark.parametrize("set_size", [1, 2, 5])
+@pytest.mark.parametrize("num_sets", [1, 3, 10, 56, 10**30])
+def test_a_prompt_has_more_sets_than_are_drawn_if_its_binomial_says_so(set_size, num_sets):
+    counts = [5, 9, 0, 8, 7, 6]
+    mask_PN = RaggedBatch(counts, width=10, seed=1).mask_PN
+    expected = [math.comb(count, set_size) > num_sets for count in counts]
+    assert has_more_sets(mask_PN, set_size, num_sets).tolist() == expected
