@@ -84,6 +84,10 @@ BAD = {
         (*POLY, f"{KEY}signal.name=ngram"),
         KEY + "signal.name=ngram gives a kernel, and poly_epo needs clusters: set .*signal.name=answer",
     ),
+    "an objective of clusters and a kernel": (
+        (*PASS, f"{KEY}objective=coverage", f"{KEY}signal.name=ngram"),
+        KEY + "signal.name=ngram gives a kernel, and set_rl needs clusters: set .*signal.name=answer",
+    ),
     "unknown objective": (
         (*PASS, f"{KEY}objective=best"),
         KEY + "objective: objective 'best' is not known: use one of",

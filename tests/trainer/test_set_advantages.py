@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from math import exp, log
 
+import numpy as np
 import pytest
 import torch
 
 from tests.trainer import exact
-from tests.trainer.batches import assert_same_bits, by_key, groups_of, random_rows, rewards_of, set_rl_metrics
+from tests.trainer.batches import (
+    assert_same_bits,
+    by_key,
+    equality_kernel,
+    groups_of,
+    line_kernel,
+    random_rows,
+    rewards_of,
+    set_rl_metrics,
+)
 from tests.trainer.conftest import Row, compute, make_trainer
 from verl_setpo.set_rl import sample_sets
 
@@ -230,3 +241,37 @@ def test_a_wrong_rollout_with_a_rare_strategy_can_beat_a_duplicate_correct_one(q
     rows = [Row("p", s, reward=r, pred=p) for s, (r, p) in enumerate(zip(rewards, preds, strict=True))]
     advantages = compute(poly_epo(4), rows).group("p")
     assert advantages[7] > 0 > max(advantages[:7])
+
+
+def smooth_value(rewards, clusters):
+    """Mean reward x exp of the entropy of the cluster shares / n."""
+    labelled = [c for c in clusters if c != -1]
+    shares = [labelled.count(c) / len(labelled) for c in set(labelled)]
+    effective = exp(-sum(share * log(share) for share in shares)) if labelled else 0.0
+    return Fraction(sum(rewards) / len(rewards) * Fraction(effective) / len(rewards))
+
+
+def test_smooth_polychromic_equals_enumeration(queue):
+    rows = random_rows(seed=5, sizes=(8, 6, 5), preds=PREDS)
+    result = compute(objective("smooth_polychromic", 4), rows)
+    assert max(map(abs, result.group("uid_0_x"))) > 0.01
+    assert_equals(result, rows, lambda r, c: exact.marginal_of_all_sets(r, c, smooth_value, 4))
+
+
+@pytest.mark.parametrize("signal", ["test_line", "answer"])
+def test_vendi_sees_the_kernel_of_the_signal(queue, signal):
+    """A signal of clusters gives the kernel of equal clusters."""
+    rows = random_rows(seed=6, sizes=(8, 6, 5))
+    result = compute(objective("vendi", 3, f"algorithm.set_rl.signal.name={signal}"), rows)
+    kernel_of = line_kernel if signal == "test_line" else equality_kernel
+    for uid, group in groups_of(rows).items():
+        kernel = np.array([[float(k) for k in line] for line in kernel_of([row.pred for row in group])])
+
+        def value(rewards, members, kernel=kernel):
+            eigenvalues = np.linalg.eigvalsh(kernel[np.ix_(members, members)] / 3).clip(1e-300)
+            return Fraction(float(np.mean([float(r) for r in rewards]) * exp(-(eigenvalues @ np.log(eigenvalues))) / 3))
+
+        # In place of clusters, the sets hold the rollouts' own numbers.
+        expected = exact.marginal_of_all_sets(rewards_of(group), range(len(group)), value, 3)
+        assert result.group(uid) == pytest.approx([float(a) for a in expected], abs=1e-6)
+        assert max(map(abs, expected)) > 0.001

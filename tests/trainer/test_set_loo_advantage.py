@@ -210,6 +210,18 @@ def test_all_outputs_of_a_session_get_the_credit_of_its_last_one(queue, base):
     assert_base_plus_credit(plain, ours, {("p", session): values[session] for session in last})
 
 
+def test_centred_credit_is_the_credit_less_the_groups_mean(queue):
+    rows = random_rows(seed=4, sizes=(6, 4, 3, 2))
+    plain = compute(make_trainer("algorithm.adv_estimator=grpo"), rows)
+    ours = compute(make_trainer(*SET_LOO, "algorithm.set_rl.center=True"), rows)
+    credits = exact_credits(rows)
+    for uid, group in groups_of(rows).items():
+        mean = sum(credits[uid, row.session] for row in group) / len(group)
+        credits.update({(uid, row.session): credits[uid, row.session] - mean for row in group})
+        assert uid != "uid_0_x" or abs(mean) > 1e-4
+    assert_base_plus_credit(plain, ours, credits)
+
+
 @pytest.mark.parametrize("signal", ["test_line", "ngram", "answer"])
 def test_row_order_changes_no_advantage(queue, signal):
     rows = random_rows(seed=9, outputs=(1, 2), rewards=[1.0])  # base advantage 0: no float sums that depend on order

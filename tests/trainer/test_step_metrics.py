@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 
 from tests.trainer import exact
@@ -54,6 +56,10 @@ def test_the_metrics_of_set_loo_by_hand(set_loo_metrics):
         # Base of p: 1/2 1/2 -1/2 -1/2, of q: 0.
         "credit_share": (4 / 12) / (4 / 12 + 4 / 2),
         "set_diversity/mean": (5 / 6 + 0) / 2,
+        # g(m) of p: 2/3 2/3 1 1, of q: 0. own g/4; share -1/12 of the others' sum 8/3 8/3 7/3 7/3; relief what is left.
+        "credit_parts/own": 0.5 * (2 / 6 + 2 / 4) / 7,
+        "credit_parts/share": 0.5 * (2 * 8 / 36 + 2 * 7 / 36) / 7,
+        "credit_parts/relief": 0.5 * (4 / 9) / 7,
     }
     got = {name.removeprefix("set_rl/"): value for name, value in set_loo_metrics.items()}
     assert got == pytest.approx(expected, abs=1e-6)
@@ -123,6 +129,53 @@ def test_the_credit_of_poly_epo_is_what_diversity_brought(queue, zero_single_clu
     assert metrics["set_rl/set_diversity/mean"] == pytest.approx(float(exact.mean(both)), abs=1e-6)
     assert metrics["set_rl/set_size"] == 3
     assert "set_rl/coef" not in metrics
+
+
+@pytest.mark.parametrize("zero_single_cluster", [True, False])
+def test_the_parts_of_poly_epos_advantage(queue, zero_single_cluster):
+    """Eq. 15: product and covariance, from the sets with each rollout."""
+    rewards, clusters, n = [1, 1, 0, 1, 0], [0, 0, 1, 2, -1], 3
+    sets = list(combinations(range(5), n))
+
+    def diversity(members):
+        distinct = len({clusters[i] for i in members} - {-1})
+        return distinct / n if distinct > 1 or not zero_single_cluster else 0
+
+    def moments(chosen):
+        values = [(sum(rewards[i] for i in members) / n, diversity(members)) for members in chosen]
+        count = len(values)
+        means = [sum(column) / count for column in zip(*values, strict=True)]
+        return means[0] * means[1], sum(r * d for r, d in values) / count - means[0] * means[1]
+
+    overall = moments(sets)
+    own = [moments([members for members in sets if i in members]) for i in range(5)]
+    rows = rows_of("p", "11010", "aabc-")
+    overrides = (
+        "+set_rl=poly_epo",
+        "actor_rollout_ref.rollout.n=5",
+        "algorithm.set_rl.set_size=3",
+        f"algorithm.set_rl.zero_single_cluster={zero_single_cluster}",
+    )
+    metrics = set_rl_metrics(compute(make_trainer(*overrides), rows))
+    for part, name in enumerate(["product", "covariance"]):
+        size = sum(abs(one[part] - overall[part]) for one in own) / 5
+        assert metrics[f"set_rl/credit_parts/{name}"] == pytest.approx(size, abs=1e-6)
+        assert size > 0.001
+
+
+def test_rollouts_in_none_of_the_drawn_sets_are_counted(queue):
+    """One set of two among five leaves three out; a group of two is its own set, and leaves nobody out."""
+    rows = rows_of("p", "11000", "abcde") + rows_of("q", "100", "abc")
+    overrides = ("+set_rl=pass_at_n", "actor_rollout_ref.rollout.n=5", "algorithm.set_rl.set_size=2")
+    computed = compute(make_trainer(*overrides, "algorithm.set_rl.num_sets=1"), rows)
+    assert set_rl_metrics(computed)["set_rl/rollouts_in_no_set"] == 3 + 1
+    assert computed.group("p") == [0] * 5  # one set is its own baseline
+    all_sets = compute(make_trainer(*overrides), rows)
+    assert "set_rl/rollouts_in_no_set" not in set_rl_metrics(all_sets)
+    # q has three sets: with more asked for it uses them all, beside p that draws.
+    some = compute(make_trainer(*overrides, "algorithm.set_rl.num_sets=3"), rows)
+    assert some.group("q") == all_sets.group("q")
+    assert some.group("p") != all_sets.group("p")
 
 
 def test_the_credit_of_pass_at_n_is_its_advantage_less_that_of_the_mean(queue):

@@ -25,7 +25,7 @@ from verl_setpo.set_rl.kernels import cosine_kernel, equality_kernel, rbf_kernel
 from verl_setpo.set_rl.leave_one_out import SHAPINGS, group_diversity, set_loo
 from verl_setpo.set_rl.marginal import advantage_from_sets, marginal_set_advantage
 from verl_setpo.set_rl.objectives import Objective, get_objective, objective_names, register_objective
-from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, count_left_out, sample_sets
+from verl_setpo.set_rl.sets import ENUMERATION_LIMIT, count_left_out, has_more_sets, sample_sets
 
 __all__ = [
     "ENUMERATION_LIMIT",
@@ -39,6 +39,7 @@ __all__ = [
     "get_objective",
     "group_diversity",
     "grpo_div",
+    "has_more_sets",
     "marginal_set_advantage",
     "objective_names",
     "polychromic_decomposition",

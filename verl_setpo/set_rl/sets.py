@@ -74,7 +74,13 @@ def count_left_out(sets_PKn: Tensor, mask_PN: Tensor) -> Tensor:
 
 
 def has_more_sets(mask_PN: Tensor, set_size: int, num_sets: int) -> Tensor:
-    """more_P: whether a prompt has more sets than `num_sets`, so that they are drawn."""
+    """more_P: whether a prompt has more sets than `num_sets`, so that they are drawn.
+
+    Args:
+        mask_PN: (P, N), true where there is a rollout.
+        set_size: n, rollouts in a set.
+        num_sets: K.
+    """
     count_P = mask_PN.sum(1)
     most = int(count_P.max()) if len(count_P) else 0
     # Binomials rise with the number of rollouts, and may be beyond any integer type.

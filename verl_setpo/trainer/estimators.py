@@ -6,7 +6,6 @@ base method's advantage; our trainer modes pass both as a `Step`. Without one, a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,18 @@ from typing import Any
 import torch
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from verl_setpo.set_rl import equality_kernel, grpo_div, marginal_set_advantage, set_diversity, set_loo
+from verl_setpo.set_rl import (
+    advantage_from_sets,
+    count_left_out,
+    equality_kernel,
+    get_objective,
+    grpo_div,
+    has_more_sets,
+    marginal_set_advantage,
+    sample_sets,
+    set_diversity,
+    set_loo,
+)
 from verl_setpo.signals import SignalBatch
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.schedule import AutoCoef
@@ -33,6 +43,7 @@ class Step:
     set_size, coef: in force in this step.
     auto_coef: chooses coef once the estimator knows the credit; None where coef is given.
     credit_PN: set by the estimator: the part of each rollout's advantage that diversity brought.
+    left_out: set by the estimator where sets are drawn: rollouts that are in none of them, and get no advantage.
     """
 
     settings: SetRLSettings
@@ -49,11 +60,20 @@ class Step:
     coef: float
     auto_coef: AutoCoef | None = None
     credit_PN: torch.Tensor | None = None
+    left_out: int | None = None
 
     @property
     def usable_PN(self) -> torch.Tensor:
         """(P, N) True for the rollouts of usable prompts."""
         return self.groups.mask_PN & self.usable_P[:, None]
+
+    @property
+    def kernel_PNN(self) -> torch.Tensor:
+        """The signal's kernel, or that of its clusters."""
+        if self.signal.kernel_PNN is not None:
+            return self.signal.kernel_PNN
+        assert self.signal.clusters_PN is not None
+        return equality_kernel(self.signal.clusters_PN, self.groups.mask_PN)
 
     @property
     def counted_PN(self) -> torch.Tensor:
@@ -107,12 +127,7 @@ def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tenso
 @_register("set_loo")
 def set_loo_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tensor:
     """SetPO: the base advantage plus coef times the leave-one-out credit, raw (arXiv 2602.01062, Alg. 1)."""
-    if step.signal.kernel_PNN is not None:
-        kernel_PNN = step.signal.kernel_PNN
-    else:
-        assert step.signal.clusters_PN is not None
-        kernel_PNN = equality_kernel(step.signal.clusters_PN, step.usable_PN)
-    unit_PN = set_loo(kernel_PNN, step.usable_PN, step.settings.shaping)
+    unit_PN = set_loo(step.kernel_PNN, step.usable_PN, step.settings.shaping, center=step.settings.center)
     coef = step.settle_coef(unit_PN, step.base_PN)
     step.credit_PN = coef * unit_PN
     if coef == 0:
@@ -145,34 +160,38 @@ def grpo_div_advantage(step: Step, response_mask_BT: torch.Tensor) -> torch.Tens
 
 
 def _set_rl(step: Step, response_mask_BT: torch.Tensor, objective: str) -> torch.Tensor:
-    settings, clusters_PN = step.settings, _clusters(step)
+    settings, set_size, num_sets = step.settings, step.set_size, step.settings.num_sets
+    drawn_P = torch.zeros_like(step.usable_P)
+    if num_sets is not None:
+        # A ragged group may have no more than num_sets sets, and then uses them all.
+        drawn_P = step.usable_P & has_more_sets(step.usable_PN, set_size, num_sets)
+    kernel_PNN = step.kernel_PNN if get_objective(objective).needs_kernel else None
+
+    def of(rows_P: torch.Tensor) -> dict[str, Any]:
+        clusters_PN = step.signal.clusters_PN
+        return {
+            "rewards_PN": step.rewards_PN[rows_P],
+            "clusters_PN": None if clusters_PN is None else clusters_PN[rows_P],
+            "kernel_PNN": None if kernel_PNN is None else kernel_PNN[rows_P],
+            "mask_PN": step.usable_PN[rows_P],
+            "objective": objective,
+            "zero_single_cluster": settings.zero_single_cluster,
+            "reduction": settings.reduction,
+        }
+
     advantage_PN = torch.zeros_like(step.rewards_PN)
-    for rows_P, num_sets in _split_by_num_sets(step):
-        advantage_PN[rows_P] = marginal_set_advantage(
-            step.rewards_PN[rows_P],
-            clusters_PN[rows_P],
-            set_size=step.set_size,
-            objective=objective,
-            num_sets=num_sets,
-            mask_PN=step.usable_PN[rows_P],
-            zero_single_cluster=settings.zero_single_cluster,
-            reduction=settings.reduction,
-            generator=step.generator,
-        )
-    step.credit_PN = advantage_PN - _reward_part(step, clusters_PN, objective)
+    whole_P = step.usable_P & ~drawn_P
+    advantage_PN[whole_P] = marginal_set_advantage(**of(whole_P), set_size=set_size)
+    if num_sets is not None:
+        drawn = of(drawn_P)
+        sets_PKn = sample_sets(drawn["mask_PN"], set_size, num_sets, step.generator)
+        advantage_PN[drawn_P] = advantage_from_sets(**drawn, sets_PKn=sets_PKn)
+        step.left_out = int(count_left_out(sets_PKn, drawn["mask_PN"]).sum())
+    step.credit_PN = advantage_PN - _reward_part(step, objective)
     return _replace(step, advantage_PN, response_mask_BT)
 
 
-def _split_by_num_sets(step: Step) -> list[tuple[torch.Tensor, int | None]]:
-    """Rows of the usable prompts, and the number of sets to draw: all where a ragged group has no more than that."""
-    num_sets, set_size = step.settings.num_sets, step.set_size
-    if num_sets is None:
-        return [(step.usable_P, None)]
-    has_more_P = torch.tensor([math.comb(size, set_size) > num_sets for size in step.groups.sizes_P.tolist()])
-    return [(step.usable_P & has_more_P, num_sets), (step.usable_P & ~has_more_P, None)]
-
-
-def _reward_part(step: Step, clusters_PN: torch.Tensor, objective: str) -> torch.Tensor:
+def _reward_part(step: Step, objective: str) -> torch.Tensor:
     """What the advantage would be if only mean reward varied between sets, and diversity stayed at its mean."""
     settings, mask_PN = step.settings, step.usable_PN
     reward_PN = marginal_set_advantage(
@@ -185,7 +204,7 @@ def _reward_part(step: Step, clusters_PN: torch.Tensor, objective: str) -> torch
     part_PN = torch.zeros_like(step.rewards_PN)
     part_PN[step.usable_P] = reward_PN
     if objective == "polychromic":
-        part_PN *= expected_diversity(clusters_PN, mask_PN, step.set_size)[:, None]
+        part_PN *= expected_diversity(_clusters(step), mask_PN, step.set_size)[:, None]
     return part_PN
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from verl_setpo.set_rl import SHAPINGS, set_diversity
+from verl_setpo.set_rl import group_diversity, polychromic_decomposition, set_diversity, set_loo_decomposition
 from verl_setpo.trainer.estimators import Step
 from verl_setpo.trainer.settings import WITH_COEF
 
@@ -45,6 +45,7 @@ def step_metrics(report: StepReport) -> dict[str, float]:
         **_in_force(report),
         **_cluster_metrics(report, correct_PN),
         **_credit_metrics(report),
+        **_credit_parts(report),
     }
     diversity_P = _set_diversity(report)
     if len(diversity_P):
@@ -55,7 +56,9 @@ def step_metrics(report: StepReport) -> dict[str, float]:
 def _in_force(report: StepReport) -> dict[str, float]:
     """What scaled the diversity term in this step."""
     if report.estimator not in WITH_COEF:
-        return {"set_rl/set_size": float(report.step.set_size)}
+        left_out = report.step.left_out
+        drawn = {} if left_out is None else {"set_rl/rollouts_in_no_set": float(left_out)}
+        return {"set_rl/set_size": float(report.step.set_size), **drawn}
     metrics = {"set_rl/coef": report.step.coef}
     if report.step.auto_coef is not None:
         means = report.step.auto_coef.means
@@ -95,6 +98,28 @@ def _credit_metrics(report: StepReport) -> dict[str, float]:
     }
 
 
+def _credit_parts(report: StepReport) -> dict[str, float]:
+    """Mean size of the terms that a credit is the sum of (SetPO's Theorem 4.3, Poly-EPO's Eq. 15)."""
+    step, settings = report.step, report.step.settings
+    if not step.counted_PN.any():
+        return {}
+    if report.estimator == "set_loo":
+        terms = set_loo_decomposition(step.kernel_PNN, step.usable_PN, settings.shaping)._asdict()
+        parts = {name.removesuffix("_PN"): step.coef * term_PN for name, term_PN in terms.items()}
+    elif report.estimator == "poly_epo" and settings.num_sets is None and settings.reduction == "mean":
+        product_PN, covariance_PN = polychromic_decomposition(
+            step.rewards_PN,
+            report.clusters_PN,
+            set_size=step.set_size,
+            mask_PN=step.usable_PN,
+            zero_single_cluster=settings.zero_single_cluster,
+        )
+        parts = {"product": product_PN, "covariance": covariance_PN}
+    else:
+        return {}
+    return {f"set_rl/credit_parts/{name}": part[step.counted_PN].abs().mean().item() for name, part in parts.items()}
+
+
 def _set_diversity(report: StepReport) -> torch.Tensor:
     """(usable prompts,) the method's own diversity of a set: SetPO's D(S), or Poly-EPO's mean of |U(G)|/n."""
     step, usable_P = report.step, report.step.usable_P
@@ -102,23 +127,7 @@ def _set_diversity(report: StepReport) -> torch.Tensor:
     if report.estimator != "set_loo":
         size = step.set_size if report.estimator != "grpo_div" else 2
         return set_diversity(report.clusters_PN[usable_P], set_size=size, mask_PN=mask_PN)
-    if step.signal.kernel_PNN is None:
-        return kernel_diversity(
-            (report.clusters_PN[usable_P][:, :, None] == report.clusters_PN[usable_P][:, None, :]).float(),
-            mask_PN,
-            step.settings.shaping,
-        )
-    return kernel_diversity(step.signal.kernel_PNN[usable_P], mask_PN, step.settings.shaping)
-
-
-def kernel_diversity(kernel_PNN: torch.Tensor, mask_PN: torch.Tensor, shaping: str) -> torch.Tensor:
-    """(P,) SetPO's set diversity D(S), arXiv 2602.01062, Eq. 3."""
-    pair_PNN = mask_PN[:, :, None] & mask_PN[:, None, :]
-    kernel_PNN = torch.where(pair_PNN, kernel_PNN, 0.0)
-    count_P1 = mask_PN.sum(-1, keepdim=True)
-    mass_PN = (kernel_PNN.sum(-1) - kernel_PNN.diagonal(dim1=1, dim2=2)) / (count_P1 - 1).clamp(min=1)
-    shaped_PN = torch.where(mask_PN, SHAPINGS[shaping](mass_PN), 0.0)
-    return shaped_PN.sum(-1) / count_P1[:, 0].clamp(min=1)
+    return group_diversity(step.kernel_PNN[usable_P], mask_PN, step.settings.shaping)
 
 
 def count_distinct(clusters_PN: torch.Tensor, mask_PN: torch.Tensor) -> torch.Tensor:

@@ -96,6 +96,7 @@ class SetRLSettings(BaseModel):
     max_coef: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     base_estimator: str | None = None
     shaping: str = "neg_log1p"
+    center: bool = False
     set_size: SetSize = 4
     num_sets: int | None = Field(default=None, ge=1)
     objective: str = "polychromic"
@@ -219,9 +220,9 @@ def check_config(config: DictConfig) -> Method:
     base = settings.base_estimator or (named if named not in ESTIMATORS else "grpo")
     _check_base(base)
     _check_coef(estimator, settings)
+    _check_objective(estimator, settings, config.actor_rollout_ref.rollout.n)
     _check_signal(estimator, settings)
     _check_group(estimator, settings, config.actor_rollout_ref.rollout.n)
-    _check_objective(estimator, settings, config.actor_rollout_ref.rollout.n)
     inner_manager_class(settings.reward_manager)
     if estimator != "set_loo" and config.algorithm.get("use_kl_in_reward", False):
         raise ValueError(
@@ -317,7 +318,8 @@ def inner_manager_class(inner: str | dict[str, Any]) -> type[RewardManagerBase]:
 def _check_signal(estimator: str, settings: SetRLSettings) -> None:
     provides = signal_class(settings.signal.name).provides
     build_signal(settings.signal.name, settings.signal_keys)
-    if estimator != "set_loo" and provides != "clusters":
+    by_kernel = estimator == "set_loo" or (estimator == "set_rl" and get_objective(settings.objective).needs_kernel)
+    if not by_kernel and provides != "clusters":
         raise ValueError(
             f"algorithm.set_rl.signal.name={settings.signal.name} gives a {provides}, and {estimator} needs clusters: "
             "set algorithm.set_rl.signal.name=answer."
