@@ -8,13 +8,16 @@ from verl_setpo.set_rl import (
     cosine_kernel,
     count_left_out,
     equality_kernel,
+    group_diversity,
     grpo_div,
     marginal_set_advantage,
     objective_names,
     polychromic_decomposition,
+    rbf_kernel,
     sample_sets,
     set_diversity,
     set_loo,
+    set_loo_decomposition,
 )
 
 SHAPES = [(0, 0), (0, 3), (2, 0), (2, 3)]
@@ -63,3 +66,19 @@ def test_diagnostics_of_nothing_are_zero(shape):
     for part_PN in polychromic_decomposition(rewards_PN, clusters_PN, set_size=2, mask_PN=mask_PN):
         assert torch.equal(part_PN, torch.zeros(shape))
     assert torch.equal(set_diversity(clusters_PN, set_size=2, mask_PN=mask_PN), torch.zeros(shape[0]))
+
+
+@pytest.mark.parametrize("shaping", ["neg_log1p", "exp"])
+@pytest.mark.parametrize("check", [True, False])
+def test_diversity_and_terms_of_nothing_are_zero(shape, shaping, check):
+    _, _, mask_PN = nothing(shape)
+    kernel_PNN = rbf_kernel(torch.full((*shape, 4), torch.nan), mask_PN, bandwidth=1.0)
+    assert torch.equal(kernel_PNN, torch.zeros(*shape, shape[1]))
+    kernel_PNN = torch.full_like(kernel_PNN, torch.nan).requires_grad_()
+    options = {"shaping": shaping, "check": check}
+    diversity_P = group_diversity(kernel_PNN, mask_PN, **options)
+    assert torch.equal(diversity_P, torch.zeros(shape[0]))
+    for term_PN in (*set_loo_decomposition(kernel_PNN, mask_PN, **options), set_loo(kernel_PNN, mask_PN, **options)):
+        assert torch.equal(term_PN, torch.zeros(shape))
+        (gradient_PNN,) = torch.autograd.grad(term_PN.sum(), kernel_PNN, retain_graph=True)
+        assert torch.equal(gradient_PNN, torch.zeros_like(kernel_PNN))

@@ -183,7 +183,7 @@ def test_lone_answer_gets_most_credit_among_equal_ones():
     credit_N = set_loo(equality_kernel(torch.tensor([[0] * 7 + [1]])))[0]
     assert credit_N[7] > 0
     assert (credit_N[:7] < 0).all()
-    assert credit_N[7].item() == pytest.approx(0.15, abs=0.01)  # the pilot in methods.md
+    assert credit_N[7].item() == pytest.approx(0.15, abs=0.01)
 
 
 def test_ragged_prompts_do_not_touch_each_other():
