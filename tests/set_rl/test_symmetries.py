@@ -223,3 +223,24 @@ def test_sets_of_one_give_reward_less_mean_in_ragged_groups(seed, objective):
     for p in range(2):
         rewards_N = batch.rewards_PN[p][batch.mask_PN[p]]
         torch.testing.assert_close(advantage_PN[p][batch.mask_PN[p]], rewards_N - rewards_N.mean(), rtol=0, atol=1e-15)
+
+
+@quick
+@given(st.lists(st.one_of(st.integers(-2, 9), st.sampled_from([LOWEST, HIGHEST])), min_size=1, max_size=8), st.data())
+def test_labels_that_an_objective_sees_lie_below_n_and_tell_the_clusters_apart(ids, data):
+    """Ids as small as 0..N-1 or not, the largest allowed and the first beyond it among them."""
+    degenerate = data.draw(st.sampled_from(ids))
+    ids = [len(ids) if c == 9 else c for c in ids]
+    seen = []
+
+    def look(rewards_n, clusters_n):
+        seen.append(clusters_n)
+        return rewards_n.sum(-1)
+
+    clusters_PN = torch.tensor([ids])
+    options = {"set_size": len(ids), "objective": look, "degenerate_cluster": degenerate}
+    marginal_set_advantage(torch.ones(clusters_PN.shape), clusters_PN, **options)
+    labels = seen[0].flatten().tolist()
+    assert all((label == -1) == (c == degenerate) for label, c in zip(labels, ids, strict=True))
+    assert max(labels) < len(ids)
+    assert len(set(zip(labels, ids, strict=True))) == len(set(labels)) == len(set(ids))
