@@ -61,8 +61,9 @@ def rbf_kernel(embeddings_PND: Tensor, mask_PN: Tensor | None = None, *, bandwid
         raise ValueError(f"bandwidth must be a number above 0, got {bandwidth}: try 0.5 for vectors of length 1.")
     vectors_PND, mask_PN = _check_embeddings(embeddings_PND, mask_PN)
     # Differences themselves, not |a|^2 + |b|^2 - 2ab, which loses all digits between near neighbours.
+    # The bound, whose square float64 still holds, changes no similarity of vectors that mean anything.
+    vectors_PND = vectors_PND.clamp(-1e150, 1e150)
     distance_PNN = torch.cdist(vectors_PND, vectors_PND, compute_mode="donot_use_mm_for_euclid_dist")
-    # Squared after the division: distances beyond the range of a square are far apart all the same.
     kernel_PNN = torch.exp(-0.5 * (distance_PNN / bandwidth).square())
     return _finish((kernel_PNN + kernel_PNN.mT) / 2, mask_PN, embeddings_PND)
 

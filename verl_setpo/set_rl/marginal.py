@@ -75,10 +75,11 @@ def marginal_set_advantage(
         advantage_PN = average_over_all_sets(groups, set_size, chosen, reduction)
     else:
         drawn_P = has_more_sets(groups.mask_PN, set_size, check_count(num_sets, "num_sets"))
-        drawn = groups.rows(drawn_P)
-        sets_PKn = sample_sets(drawn.mask_PN, set_size, num_sets, generator)
         advantage_PN = torch.empty_like(groups.rewards_PN)
-        advantage_PN[drawn_P] = average_over_sets(drawn, sets_PKn, chosen, reduction)
+        if drawn_P.any():
+            drawn = groups.rows(drawn_P)
+            sets_PKn = sample_sets(drawn.mask_PN, set_size, num_sets, generator)
+            advantage_PN[drawn_P] = average_over_sets(drawn, sets_PKn, chosen, reduction)
         advantage_PN[~drawn_P] = average_over_all_sets(groups.rows(~drawn_P), set_size, chosen, reduction)
     return _finish(advantage_PN, output_dtype(rewards_PN), reduction)
 

@@ -174,8 +174,8 @@ def smooth_polychromic(rewards_n: Tensor, clusters_n: Tensor) -> Tensor:
     Degenerates have no share, but count in the mean and in n. Not from the papers.
     """
     labelled_n = clusters_n >= 0
-    size_n = ((clusters_n[..., :, None] == clusters_n[..., None, :]) & labelled_n[..., None, :]).sum(-1)
-    total = labelled_n.sum(-1)
+    same_nn = (clusters_n[..., :, None] == clusters_n[..., None, :]) & labelled_n[..., None, :]
+    size_n, total = (counted.sum(-1).to(rewards_n.dtype) for counted in (same_nn, labelled_n))
     share_n = size_n / total.clamp(min=1)[..., None]
     # The sum over clusters of p log p is the mean over their rollouts of log p.
     entropy = -torch.where(labelled_n, share_n.log(), 0.0).sum(-1) / total.clamp(min=1)
@@ -191,6 +191,8 @@ def vendi(rewards_n: Tensor, clusters_n: Tensor | None, kernel_nn: Tensor) -> Te
     clusters it is their effective number, as in `smooth_polychromic`. Costs an eigenvalue problem per set.
     """
     eigenvalue_n = torch.linalg.eigvalsh(kernel_nn / kernel_nn.shape[-1]).clamp(min=0)
+    # A kernel of clamped cosines can have eigenvalues below 0; those that are left are shares all the same.
+    eigenvalue_n = eigenvalue_n / eigenvalue_n.sum(-1, keepdim=True)
     entropy = -torch.xlogy(eigenvalue_n, eigenvalue_n).sum(-1)
     return rewards_n.mean(-1) * entropy.exp() / rewards_n.shape[-1]
 

@@ -71,7 +71,7 @@ def _average_over_listed_sets(groups: Groups, set_size: int, objective: Objectiv
         raise ValueError(
             f"objective {objective.name!r} has no closed form and a prompt with {most} rollouts has "
             f"{math.comb(most, set_size)} sets of size {set_size}, more than the {ENUMERATION_LIMIT} that are listed: "
-            "set num_sets."
+            "set num_sets to fewer."
         )
     order_PN = rollouts_first(mask_PN)
     advantage_PN = torch.zeros_like(groups.rewards_PN)

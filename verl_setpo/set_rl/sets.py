@@ -47,13 +47,15 @@ def sample_sets(mask_PN: Tensor, set_size: int, num_sets: int, generator: torch.
         raise ValueError("generator must be on the CPU, so that all devices draw the same sets: use torch.Generator().")
     count_P = mask_PN.sum(1)
     order_PN = rollouts_first(mask_PN)
-    sets_PKn = torch.full((len(mask_PN), num_sets, set_size), -1)
-    for count in count_P[count_P > 0].unique().tolist():
+    counts = count_P[count_P > 0].unique().tolist()
+    for count in counts:
         if num_sets > math.comb(count, set_size):
             raise ValueError(
                 f"num_sets is {num_sets} but a prompt with {count} rollouts has only {math.comb(count, set_size)} sets "
                 f"of size {set_size}: lower num_sets, or leave it out to use all sets."
             )
+    sets_PKn = torch.full((len(mask_PN), num_sets, set_size), -1)
+    for count in counts:
         rows = (count_P == count).nonzero()[:, 0]
         place_RKn = _draw(len(rows), count, set_size, num_sets, generator)
         sets_PKn[rows] = order_PN[rows].gather(1, place_RKn.flatten(1)).view(place_RKn.shape)
