@@ -98,15 +98,19 @@ class Bench:
         self.growth: dict[str, dict[str, Any]] = {}
 
     def medians(self, works: dict[str, Work], slow: tuple[str, ...] = ()) -> dict[str, float]:
-        """Median seconds of each work. They take turns, so that a change of the machine's pace meets all of them; the
-        slow ones take part in three rounds only."""
+        """Median seconds of each work. They take turns, so that a change of the machine's pace meets all of them, and a
+        turn lasts 5 ms at least, so that a short work does not pay for what the one before it left behind. The slow
+        ones take part in three rounds only."""
         for work in works.values():
             work()
         seconds: dict[str, list[float]] = {name: [] for name in works}
         for repeat in range(self.repeats):
             for name, work in works.items():
                 if name not in slow or repeat < 3:
-                    seconds[name].append(self._seconds(work))
+                    turn = [self._seconds(work)]
+                    while sum(turn) < 5e-3:
+                        turn.append(self._seconds(work))
+                    seconds[name] += turn
         return {name: statistics.median(taken) for name, taken in seconds.items()}
 
     def _seconds(self, work: Work) -> float:

@@ -127,7 +127,7 @@ def check_kernel(kernel_PNN: Tensor, mask_PN: Tensor) -> Tensor:
             f"kernel_PNN has values from {low:.4g} to {high:.4g}, outside [0, 1]: "
             "clamp the similarities, as cosine_kernel does."
         )
-    if (values - values.mT).abs().amax() > KERNEL_TOLERANCE:
+    if (values - values.mT).abs_().amax() > KERNEL_TOLERANCE:
         raise ValueError("kernel_PNN is not symmetric: give (kernel + kernel.mT) / 2, or use cosine_kernel.")
     if ((values.diagonal(dim1=1, dim2=2) - mask_PN.to(values.dtype)).abs() > KERNEL_TOLERANCE).any():
         raise ValueError("kernel_PNN is not 1 on its diagonal: normalise the embeddings, or use cosine_kernel.")

@@ -20,8 +20,8 @@ SHAPINGS: dict[str, Shaping] = {
 }
 """Shapings g by name. The theory asks for continuously differentiable and strictly decreasing on [0, 1]."""
 
-# Kernel entries worked on at once. The temporaries of a block, 8 MiB each in float64, stay in a CPU's cache.
-_BLOCK = {"cpu": 2**20}
+# Kernel entries worked on at once. The temporaries of a block, 4 MiB each in float64, stay in a CPU's cache.
+_BLOCK = {"cpu": 2**19}
 _BLOCK_ELSEWHERE = 2**24
 
 
