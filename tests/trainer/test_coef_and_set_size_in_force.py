@@ -160,7 +160,7 @@ def test_prompts_without_a_signal_have_no_say_in_auto(queue, group):
     failing = (f"algorithm.set_rl.signal.name={signal}", "+algorithm.set_rl.signal.failing=odd")
     without = compute(make_trainer(*group, *AUTO, "algorithm.norm_adv_by_std_in_grpo=False"), rows).metrics
     ours = compute(make_trainer(*group, *failing, *AUTO, "algorithm.norm_adv_by_std_in_grpo=False"), rows + odd).metrics
-    assert ours["set_rl/groups_without_signal"] == 1
+    assert ours["set_rl/signal_failed_groups"] == 1
     assert ours["set_rl/coef"] == pytest.approx(without["set_rl/coef"], rel=1e-6)
 
 

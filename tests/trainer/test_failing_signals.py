@@ -21,9 +21,11 @@ WHOLE = dict.fromkeys(METHODS, "answer") | {"set_loo": "test_line"}
 each_method = pytest.mark.parametrize("method", list(METHODS))
 
 
-def trainer_with(method, signal, **keys):
+def trainer_with(method, signal, *overrides, **keys):
     return make_trainer(
         *METHODS[method],
+        "algorithm.set_rl.max_failed_fraction=1",
+        *overrides,
         f"algorithm.set_rl.signal.name={signal}",
         *(f"+algorithm.set_rl.signal.{key}='{value}'" for key, value in keys.items()),
     )
@@ -44,7 +46,7 @@ def test_a_failed_group_trains_on_its_base_advantage_and_the_others_as_ever(queu
         expected = base if key[0] in failed else whole
         assert_same_bits([expected[key]], [advantage])
     assert any(not torch.equal(base[key], whole[key]) for key in base if key[0] in failed)
-    assert result.metrics["set_rl/groups_without_signal"] == 1
+    assert result.metrics["set_rl/signal_failed_groups"] == 1
     assert result.metrics["set_rl/groups_too_small"] == 0
     assert f"1 prompts have no signal from {SIGNALS[method]}" in caplog.text
     assert "the judge is away" in caplog.text
@@ -55,14 +57,40 @@ def test_when_all_groups_fail_the_step_is_the_base_method(queue, method):
     rows = random_rows(seed=2, sizes=(4, 3))
     result = compute(trainer_with(method, SIGNALS[method], failing="uid_0_x uid_1_x"), rows, pad_to=8)
     assert_same_bits(compute(base_of(method), rows, pad_to=8).advantages, result.advantages)
-    assert result.metrics["set_rl/groups_without_signal"] == 2
+    assert result.metrics["set_rl/signal_failed_groups"] == 2
     assert "set_rl/credit/mean" not in result.metrics
+
+
+def test_one_failed_group_ends_the_run_where_the_key_says_so(queue):
+    rows = random_rows(seed=2, sizes=(4, 3, 5))
+    trainer = trainer_with(
+        "set_loo", "test_failing_line", "algorithm.set_rl.on_signal_failure=error", failing="uid_1_x"
+    )
+    with pytest.raises(
+        RuntimeError, match=r"1 of 3 prompts have no signal from test_failing_line .*=error: the judge is"
+    ):
+        compute(trainer, rows)
+
+
+@pytest.mark.parametrize(("failing", "ends"), [("uid_0_x uid_1_x", False), ("uid_0_x uid_1_x uid_2_x", True)])
+def test_the_run_ends_when_more_than_the_allowed_share_fails(queue, failing, ends):
+    """Of four groups, two are the default half, three are more."""
+    rows = random_rows(seed=5, sizes=(4, 3, 5, 4))
+    trainer = trainer_with(
+        "poly_epo", "test_failing_answers", "algorithm.set_rl.max_failed_fraction=0.5", failing=failing
+    )
+    if not ends:
+        assert compute(trainer, rows).metrics["set_rl/signal_failed_groups"] == 2
+        return
+    message = "step 1: 3 of 4 prompts have no signal from test_failing_answers, more than .*=0.5 allows: the judge is"
+    with pytest.raises(RuntimeError, match=message):
+        compute(trainer, rows)
 
 
 def test_a_failed_group_that_is_also_too_small_is_counted_once(queue):
     rows = [Row("p", s, reward=float(s), pred=f"{s}/16") for s in range(2)]
     result = compute(trainer_with("set_loo", "test_failing_line", failing="p"), rows)
-    assert result.metrics["set_rl/groups_without_signal"] == 1
+    assert result.metrics["set_rl/signal_failed_groups"] == 1
     assert result.metrics["set_rl/groups_too_small"] == 0
 
 
@@ -130,7 +158,7 @@ def test_a_signal_that_breaks_its_promises_costs_the_diversity_term_not_the_run(
     method = "set_loo" if of_kernel else "grpo_div"
     result = compute(trainer_with(method, f"test_faulty_{'kernel' if of_kernel else 'clusters'}"), rows, pad_to=8)
     assert_same_bits(compute(base_of(method), rows, pad_to=8).advantages, result.advantages)
-    assert result.metrics["set_rl/groups_without_signal"] == 1
+    assert result.metrics["set_rl/signal_failed_groups"] == 1
     assert "1 prompts have no signal" in caplog.text
 
 

@@ -41,7 +41,7 @@ def test_the_metrics_of_set_loo_by_hand(set_loo_metrics):
     expected = {
         "prompts_with_correct": 2 / 3,
         "zero_advantage_prompts": 1 / 3,  # q
-        "groups_without_signal": 0,
+        "signal_failed_groups": 0,
         "groups_too_small": 1,  # r
         "rewards_out_of_range": 0,
         "coef": 0.5,

@@ -39,7 +39,7 @@ def step_metrics(report: StepReport) -> dict[str, float]:
     metrics = {
         "set_rl/prompts_with_correct": correct_PN.any(-1).float().mean().item() if prompts else 0.0,
         "set_rl/zero_advantage_prompts": zero_P.float().mean().item(),
-        "set_rl/groups_without_signal": float(report.failed_P.sum()),
+        "set_rl/signal_failed_groups": float(report.failed_P.sum()),
         "set_rl/groups_too_small": float(report.too_small),
         "set_rl/rewards_out_of_range": float(report.out_of_range),
         **_in_force(report),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -150,6 +150,7 @@ class SetRLMixin:
                 self.settings.signal.name,
                 cause,
             )
+        self._check_failures(signal.failures)
         raw_PN = groups.gather(rows.rewards_BT.sum(-1))
         rewards_PN, odd_PN = self._check_rewards(estimator, raw_PN, groups.mask_PN)
         base_BT, lost_P = rows.advantages_BT, torch.zeros_like(failed_P)
@@ -188,6 +189,21 @@ class SetRLMixin:
         if self.auto_coef is not None:
             return self.auto_coef.coef
         return coef.at(self.global_steps) if isinstance(coef, Schedule) else float(coef)
+
+    def _check_failures(self, failures: Sequence[str | None]) -> None:
+        """Raise RuntimeError where so many groups lack their signal that the run would no longer be the method."""
+        causes = [cause for cause in failures if cause is not None]
+        settings, name = self.settings, self.settings.signal.name
+        if causes and settings.on_signal_failure == "error":
+            raise RuntimeError(
+                f"step {self.global_steps}: {len(causes)} of {len(failures)} prompts have no signal from {name} and "
+                f"algorithm.set_rl.on_signal_failure=error: {causes[-1]}"
+            )
+        if len(causes) > settings.max_failed_fraction * len(failures):
+            raise RuntimeError(
+                f"step {self.global_steps}: {len(causes)} of {len(failures)} prompts have no signal from {name}, more "
+                f"than algorithm.set_rl.max_failed_fraction={settings.max_failed_fraction:g} allows: {causes[-1]}"
+            )
 
     def _check_rewards(
         self, estimator: str, raw_PN: torch.Tensor, mask_PN: torch.Tensor

@@ -106,6 +106,8 @@ class SetRLSettings(BaseModel):
     correct_threshold: float = 0.5
     signal: SignalSettings
     reward_manager: str | dict[str, Any] = "naive"
+    on_signal_failure: Literal["base_advantage", "error"] = "base_advantage"
+    max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     rollout_log: str | None = None
     seed: int = 0
 
