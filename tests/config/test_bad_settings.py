@@ -84,6 +84,14 @@ BAD = {
         (*POLY, f"{KEY}signal.name=ngram"),
         KEY + "signal.name=ngram gives a kernel, and poly_epo needs clusters: set .*signal.name=answer",
     ),
+    "unknown failure policy": (
+        (*POLY, f"{KEY}on_signal_failure=zeros"),
+        KEY + "on_signal_failure: Input should be 'base_advantage' or 'error' .*'zeros'",
+    ),
+    "more than all may fail": (
+        (*LOO, f"{KEY}max_failed_fraction=2"),
+        KEY + "max_failed_fraction: Input should be less than or equal to 1 .*2",
+    ),
     "an objective of clusters and a kernel": (
         (*PASS, f"{KEY}objective=coverage", f"{KEY}signal.name=ngram"),
         KEY + "signal.name=ngram gives a kernel, and set_rl needs clusters: set .*signal.name=answer",
