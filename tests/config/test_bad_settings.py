@@ -79,6 +79,14 @@ BAD = {
     "unknown signal": ((*LOO, f"{KEY}signal.name=bleu"), KEY + "signal.name=bleu is unknown; the signals are answer, "),
     "wrong key of the signal": ((*LOO, f"+{KEY}signal.m=2"), KEY + "signal.m is not a key of the signal ngram"),
     "wrong value of the signal": ((*LOO, f"+{KEY}signal.n=0"), KEY + r"signal \(ngram\): signal.n is 0"),
+    "an unknown equality": (
+        (*POLY, f"+{KEY}signal.equal=latex"),
+        KEY + r"signal \(answer\): signal.equal is 'latex', but must be text or math",
+    ),
+    "equality of a signal without answers": (
+        (*LOO, f"+{KEY}signal.equal=math"),
+        KEY + "signal.equal is not a key of the signal ngram; its keys are n",
+    ),
     "no signal": ((*LOO, f"~{KEY}signal"), KEY + "signal: Field required"),
     "a kernel where clusters are due": (
         (*POLY, f"{KEY}signal.name=ngram"),

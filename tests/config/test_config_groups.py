@@ -11,6 +11,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from tests.trainer.conftest import compose_config
+from verl_setpo.signals import build_signal
 from verl_setpo.trainer.settings import SetRLSettings, check_config, read_settings
 
 GROUPS = {"set_loo": "set_loo", "poly_epo": "poly_epo", "pass_at_n": "set_rl", "grpo_div": "grpo_div"}
@@ -135,6 +136,17 @@ def test_the_examples_in_the_comments_are_forms_that_work():
     for (group, key), value in examples.items():
         words = (f"+set_rl={group}", "actor_rollout_ref.rollout.n=8")
         check_config(compose_config(*words, f"algorithm.set_rl.{key}={value}"))
+
+
+@pytest.mark.parametrize("group", ["poly_epo", "pass_at_n", "grpo_div"])
+def test_equality_of_answers_is_set_as_the_comment_says(group):
+    """Not a key of the files: it would be a wrong one as soon as signal.name is another signal."""
+    word = re.search(r"# +(\+algorithm\.set_rl\.signal\.equal=\w+)", yaml_of("set_rl", group))[1]
+    words = (f"+set_rl={group}", "actor_rollout_ref.rollout.n=8")
+    assert "equal" not in check_config(compose_config(*words)).settings.signal_keys
+    settings = check_config(compose_config(*words, word, "+algorithm.set_rl.signal.budget_s=30")).settings
+    signal = build_signal(settings.signal.name, settings.signal_keys)
+    assert (signal.equal, signal._math.timeout_s, signal._math.budget_s) == ("math", 5, 30)
 
 
 @each_group

@@ -1,15 +1,22 @@
-"""Clusters of equal answers: two rollouts share a strategy when they end in the same canonical answer."""
+"""Clusters of equal answers: two rollouts share a strategy when they end in the same answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+import logging
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from verl_setpo.equivalence.clusters import MAX_CHARS, EqualityCounts, MathEquality
 from verl_setpo.signals.base import Rollout, Signal, SignalBatch, register_signal
 from verl_setpo.tasks.answers import last_boxed, last_tagged
 
+logger = logging.getLogger(__name__)
+
 DEGENERATE = -1
+EQUAL = ("text", "math")
 
 
 @register_signal("answer")
@@ -18,23 +25,84 @@ class AnswerClusters(Signal):
 
     The answer is what the reward function returns under "pred", verl's conventional name; otherwise the last
     `\\boxed{...}`, `<answer>...</answer>` or `#### ...` of the response. A rollout without one is degenerate.
+
+    equal: `text`, equal character for character, which leaves the canonical form to the reward function; or `math`,
+    mathematically equal as the library math-verify sees it, so that 1/2, 0.5 and \\frac{1}{2} share a cluster.
+    Not for tasks whose answers are equal by design: every solution of a Countdown problem equals its target.
+    timeout_s, budget_s: with `math`, seconds for one comparison, and for all of a step. An answer whose comparison
+    takes longer or fails, or that is longer than MAX_CHARS, is compared by its text; `counts` has how many, of the
+    last `collect`. Groups have no signal only where math-verify's process does not start.
+
+    Raises ValueError for a wrong value, and where math-verify is not installed.
     """
 
     provides = "clusters"
 
+    def __init__(self, equal: str = "text", timeout_s: float = 5.0, budget_s: float = 60.0) -> None:
+        if equal not in EQUAL:
+            raise ValueError(f"signal.equal is {equal!r}, but must be {' or '.join(EQUAL)}.")
+        for key, value in (("timeout_s", timeout_s), ("budget_s", budget_s)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"signal.{key} is {value!r}, but must be a number of seconds above 0.")
+        if equal == "math" and importlib.util.find_spec("math_verify") is None:
+            raise ValueError("signal.equal=math needs the package math-verify: pip install math-verify.")
+        self.equal = equal
+        self._math = MathEquality(timeout_s, budget_s) if equal == "math" else None
+
+    @property
+    def counts(self) -> EqualityCounts:
+        """What `equal=math` did in the last `collect`; zeros with `equal=text`."""
+        return EqualityCounts() if self._math is None else self._math.counts
+
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
-        return SignalBatch(clusters_PN=cluster_answers(groups), failures=(None,) * len(groups))
+        if self._math is None:
+            return SignalBatch(clusters_PN=cluster_answers(groups), failures=(None,) * len(groups))
+        merged = self._math.merge([[rollout.answer for rollout in group] for group in groups])
+        self._warn(self._math.counts)
+        clusters_PN = cluster_answers(groups, [names if isinstance(names, dict) else {} for names in merged])
+        failures = tuple(None if isinstance(names, dict) else str(names) for names in merged)
+        for p, failure in enumerate(failures):
+            if failure is not None:
+                clusters_PN[p] = DEGENERATE
+        return SignalBatch(clusters_PN=clusters_PN, failures=failures)
+
+    def close(self) -> None:
+        """End the processes of math-verify; a later `collect` starts new ones."""
+        if self._math is not None:
+            self._math.close()
+
+    @staticmethod
+    def _warn(counts: EqualityCounts) -> None:
+        if counts.by_text or counts.raised:
+            logger.warning(
+                "verl_setpo: %d answers were compared by their text only, as they are longer than %d characters or "
+                "a comparison failed, now or in an earlier step; now %d of %d took too long, %d ended the process, "
+                "%d raised, %d had no time left",
+                counts.by_text,
+                MAX_CHARS,
+                counts.timed_out,
+                counts.asked,
+                counts.crashed,
+                counts.raised,
+                counts.unasked,
+            )
 
 
-def cluster_answers(groups: Sequence[Sequence[Rollout]]) -> torch.Tensor:
-    """(P, N) int64 clusters by equal answers, numbered by first appearance; -1 for no answer and for padding."""
+def cluster_answers(
+    groups: Sequence[Sequence[Rollout]], equal_to: Sequence[Mapping[str, str]] | None = None
+) -> torch.Tensor:
+    """(P, N) int64 clusters by equal answers, numbered by first appearance; -1 for no answer and for padding.
+
+    equal_to: for each group the answer that stands for an answer, where it is another one.
+    """
     width = max((len(group) for group in groups), default=0)
     clusters_PN = torch.full((len(groups), width), DEGENERATE)
     for p, group in enumerate(groups):
         ids: dict[str, int] = {}
+        names = {} if equal_to is None else equal_to[p]
         for i, rollout in enumerate(group):
             if rollout.answer:
-                clusters_PN[p, i] = ids.setdefault(rollout.answer, len(ids))
+                clusters_PN[p, i] = ids.setdefault(names.get(rollout.answer, rollout.answer), len(ids))
     return clusters_PN
 
 

@@ -60,6 +60,11 @@ class Signal(ABC):
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
         """The signal of P groups; a group's failure is said in `failures`, never raised."""
 
+    def close(self) -> None:
+        """Give back what the signal holds, such as processes. Called at most when a trainer ends: one that is killed
+        calls nothing."""
+        return
+
 
 def collect_safely(signal: Signal, groups: Sequence[Sequence[Rollout]], mask_PN: torch.Tensor) -> SignalBatch:
     """`signal.collect`, with whatever goes wrong turned into a cause for the groups that it concerns.
