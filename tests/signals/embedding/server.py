@@ -33,6 +33,7 @@ class Server:
     in_flight: int = 0
     most_in_flight: int = 0
     decimals: bool = False
+    lists_models: bool = True
 
 
 @contextmanager
@@ -44,6 +45,8 @@ def embedding_server() -> Iterator[Server]:
 
     @app.get("/v1/models")
     def models() -> Any:
+        if not state.lists_models:
+            return Response(status_code=404)
         return {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "tests"}]}
 
     @app.post("/v1/embeddings")

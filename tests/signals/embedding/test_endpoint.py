@@ -134,6 +134,15 @@ def test_check_asks_once_and_tells_the_dimension(server):
     assert torch.equal(got.vectors, torch.zeros(2, 384))
 
 
+def test_check_of_a_server_that_lists_no_models_asks_for_an_embedding(server):
+    """As text-embeddings-inference."""
+    server.lists_models = False
+    run(lambda embedder: embedder.check(), server)
+    server.fault = lambda right: Response(status_code=404)
+    with pytest.raises(EmbeddingError, match=r"algorithm\.set_rl\.signal\.base_url=.* does not serve this"):
+        run(lambda embedder: embedder.check(), server)
+
+
 def test_usage_of_the_server_is_counted(server):
     async def work(embedder: Any) -> Any:
         await embedder.embed(SOLUTIONS)
@@ -186,6 +195,7 @@ FAULTS = {
     "bytes that are no floats": changed(0, embedding="AAAA"),
     "one too few": lambda right: {**right, "data": right["data"][:-1]},
     "one too many": lambda right: {**right, "data": [*right["data"], {**right["data"][0], "index": 6}]},
+    "one of them twice": lambda right: {**right, "data": [*right["data"], right["data"][0]]},
     "an index twice": changed(0, index=1),
     "an index too high": changed(5, index=6),
     "an index that is no number": changed(0, index="0"),

@@ -49,6 +49,14 @@ def test_a_text_within_the_limit_is_unchanged_and_others_are_said_to_be_shortene
     assert (fitted.text == text) >= fits
 
 
+@each_counter
+def test_a_text_of_exactly_the_limit_is_unchanged_and_one_token_more_is_not(counter):
+    text = "a word and " * 20
+    tokens = counter.count(text)
+    assert Truncator(counter, tokens).fit([text])[0] == (text, tokens, False)
+    assert Truncator(counter, tokens - 1).fit([text])[0].shortened
+
+
 @settings(deadline=None)
 @given(texts, counters, st.integers(40, 120), st.floats(0, 1))
 def test_a_shortened_text_is_its_own_head_and_tail(text, counter, limit, share):
