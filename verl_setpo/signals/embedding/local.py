@@ -13,7 +13,7 @@ from pydantic import Field
 
 from verl_setpo.signals.embedding.batching import token_batches
 from verl_setpo.signals.embedding.embedder import Embedder, EmbeddingError
-from verl_setpo.signals.embedding.settings import PREFIX, EmbedderSettings
+from verl_setpo.signals.embedding.settings import PREFIX, EmbedderSettings, first_line
 from verl_setpo.signals.embedding.truncate import Fitted, TokenizerCounter, Truncator
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class LocalEmbedder(Embedder):
             )
         except Exception as error:
             # Out of memory, a broken device: whatever torch and the model raise concerns this call only.
-            raise EmbeddingError("model", f"{self!r} failed ({type(error).__name__}: {_line(error)})") from None
+            raise EmbeddingError("model", f"{self!r} failed ({type(error).__name__}: {first_line(error)})") from None
         return vectors.to("cpu", torch.float32).clone()  # clone: not an inference tensor
 
     async def close(self) -> None:
@@ -103,8 +103,8 @@ def _load(settings: LocalEmbedderSettings) -> SentenceTransformer:
         # The hub, torch and a broken folder each raise their own.
         raise ValueError(
             f"{PREFIX}model={settings.model} cannot be loaded on {PREFIX}device={settings.device} "
-            f"({type(error).__name__}: {_line(error)}): name a sentence-transformers model that this node has or can "
-            "download, and a device of this node."
+            f"({type(error).__name__}: {first_line(error)}): name a sentence-transformers model that this node has or "
+            "can download, and a device of this node."
         ) from None
     dimension = model.get_embedding_dimension()
     if settings.dimensions and dimension and settings.dimensions > dimension:
@@ -141,8 +141,3 @@ def _max_tokens(model: SentenceTransformer, settings: LocalEmbedderSettings) -> 
             "or set it null."
         )
     return int(settings.max_tokens or own or 0)
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".")[:300] if lines else ""

@@ -65,3 +65,9 @@ def _sentence(cls: type[EmbedderSettings], error: ValidationError) -> str:
         return f"{PREFIX}{message}."
     found = "" if name in _SECRET_KEYS else f" (found {first['input']!r})"
     return f"{key}: {message}{found}."
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, short enough for a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:300] if lines else ""

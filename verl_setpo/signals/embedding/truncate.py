@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from verl_setpo.signals.embedding.settings import first_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -64,7 +66,7 @@ class TokenizerCounter(TokenCounter):
             # The hub, a missing package and a broken folder each raise their own.
             raise ValueError(
                 f"algorithm.set_rl.signal.tokenizer={name} cannot be loaded ({type(error).__name__}: "
-                f"{_first_line(error)}): name a folder or a model on the hub, or set tokenizer=null to count one token "
+                f"{first_line(error)}): name a folder or a model on the hub, or set tokenizer=null to count one token "
                 "per byte."
             ) from None
         return cls(tokenizer)
@@ -142,7 +144,3 @@ class Truncator:
             room -= max(tokens - self.max_tokens, step)
             step *= 2
         return Fitted(GAP, self._counter.count(self._prompt + GAP), True)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".")
