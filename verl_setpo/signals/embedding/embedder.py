@@ -104,10 +104,9 @@ class Embedder(ABC):
             await self._rows({_key(PROBE): PROBE})
         zero = torch.zeros(self._dimension or 0)
         found = [None if key is None else rows[key] for key in keys]
+        vectors = [row.vector if row else zero for row in found]
         return Embedded(
-            vectors=torch.stack([row.vector if row else zero for row in found])
-            if found
-            else zero.new_zeros(0, len(zero)),
+            vectors=torch.stack(vectors) if vectors else torch.zeros(0, len(zero)),
             truncated=sum(row.shortened for row in found if row),
             asked=len(asked),
             tokens=sum(rows[key].tokens for key in asked),
