@@ -131,5 +131,5 @@ def serve(
     try:
         yield fake
     finally:
+        # Not waited for: it looks every 0.1 s, and there are many of these.
         server.force_exit = server.should_exit = True
-        thread.join(timeout=5)

@@ -30,8 +30,8 @@ class JudgeSettings(EndpointSettings):
     """Where the judge is served, and how it judges.
 
     template: path of a jinja2 file in place of the built-in prompt (see `PromptTemplate`).
-    max_prompt_tokens: beyond it responses are shortened. With the answer (200 strategy characters: about 250 tokens a
-        response) it must fit the context that the server allows.
+    max_prompt_tokens: beyond it responses are shortened. Together with `max_answer_tokens` (464 a response at 200
+        strategy characters) it must fit the context that the server allows.
     tokenizer: name or path of the judge's, to count tokens exactly; None counts characters, and too many tokens.
     degenerate_cluster: the number that the judge gives to texts without a strategy (the paper's 100).
     bad_answer_retries: how often an answer that breaks the schema is asked for again, in a new order.
@@ -95,10 +95,11 @@ class Verdict:
 
 @dataclass
 class JudgeStats:
-    """What a judge did, besides its `endpoint.stats`. bad_answers: answers that broke the schema, cured or not."""
+    """What a judge did, besides its `endpoint.stats`. bad_answers: those of the answers that broke the schema."""
 
     groups: int = 0
     cached: int = 0
+    answers: int = 0
     bad_answers: int = 0
     responses: int = 0
     shortened: int = 0
@@ -272,6 +273,7 @@ class Judge:
         tokens = self._prompt_tokens(prompt) + max_tokens if keys.tokens_per_minute else 0
         completion = await self.endpoint.call(request, tokens=tokens)
         asked.count(completion)
+        self.stats.answers += 1
         choice = completion.choices[0]
         if choice.finish_reason == "length":
             raise EndpointError("bad_answer", f"the judge's answer was cut off at {max_tokens} tokens")

@@ -35,12 +35,9 @@ def response_format(ids: Sequence[str], degenerate_cluster: int, max_strategy_ch
     entry = {
         "type": "object",
         "properties": {
-            "strategy": {
-                "type": "string",
-                # A bounded pattern bounds the length and leaves out escapes, so that a character is at most a token.
-                # No maxLength beside it: xgrammar drops it where there is a pattern (vLLM issue 45592).
-                "pattern": rf"^[ !#-\[\]-~]{{1,{max_strategy_chars}}}$",
-            },
+            # Not a pattern, which could rule out what costs many tokens: beside one, xgrammar (0.2.8) drops maxLength,
+            # and it cannot compile one that is bounded by {1,200}.
+            "strategy": {"type": "string", "maxLength": max_strategy_chars},
             "cluster_id": {"type": "integer", "enum": [*numbers, degenerate_cluster]},
         },
         "required": ["strategy", "cluster_id"],
@@ -56,8 +53,11 @@ def response_format(ids: Sequence[str], degenerate_cluster: int, max_strategy_ch
 
 
 def max_answer_tokens(count: int, max_strategy_chars: int) -> int:
-    """Enough for `count` entries at their longest, even at one token a character (but for runaway white space)."""
-    return 16 + count * (max_strategy_chars + _ENTRY_TOKENS)
+    """Enough for `count` entries at their longest: two tokens a character, where English has one for four.
+
+    White space between values, which some servers do not bound, can still use it up; that is a bad answer.
+    """
+    return 16 + count * (2 * max_strategy_chars + _ENTRY_TOKENS)
 
 
 def parse_answer(content: str, ids: Sequence[str], max_strategy_chars: int) -> dict[str, Entry]:
