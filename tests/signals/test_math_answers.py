@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from verl_setpo.equivalence import worker
 from verl_setpo.equivalence.clusters import MAX_CHARS, MathEquality
 from verl_setpo.equivalence.process import Verdict
 from verl_setpo.signals import AnswerClusters, Rollout, build_signal
@@ -45,8 +46,8 @@ def group(*answers: str) -> list[Rollout]:
     return [Rollout("p", s, torch.tensor([65]), answer, lambda: "") for s, answer in enumerate(answers)]
 
 
-def clusters(judge: AnswerClusters, *answers: str) -> list[int]:
-    batch = judge.collect([group(*answers)])
+def clusters(by_math: AnswerClusters, *answers: str) -> list[int]:
+    batch = by_math.collect([group(*answers)])
     assert batch.failures == (None,)
     return batch.clusters_PN[0].tolist()
 
@@ -73,16 +74,16 @@ def wait_until(condition, seconds: float = SLACK_S) -> bool:
 
 @pytest.fixture(scope="module")
 def shared():
-    judge = AnswerClusters("math")
-    yield judge
-    judge.close()
+    by_math = AnswerClusters("math")
+    yield by_math
+    by_math.close()
 
 
 @pytest.fixture
-def judge(request):
-    judge = AnswerClusters("math", **getattr(request, "param", {}))
-    yield judge
-    judge.close()
+def by_math(request):
+    by_math = AnswerClusters("math", **getattr(request, "param", {}))
+    yield by_math
+    by_math.close()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,8 @@ def judge(request):
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&8/2\end{bmatrix}"),
         ("(0,1)", "0<x<1"),
         ("0<x<1", "(0,1)"),
+        (r"x \in (0,1)", "0<x<1"),
+        ("0<x<1", r"x \in (0,1)"),
     ],
     ids=lambda answers: answers[0],
 )
@@ -124,83 +127,83 @@ def test_the_order_of_rollouts_changes_no_cluster():
     found = set()
     for seed in range(4):
         order = tuple(random.Random(seed).sample(answers, len(answers)))
-        judge = AnswerClusters("math")  # nothing remembered
-        found.add(frozenset(partition(clusters(judge, *order), order)))
-        judge.close()
+        by_math = AnswerClusters("math")  # nothing remembered
+        found.add(frozenset(partition(clusters(by_math, *order), order)))
+        by_math.close()
     assert len(found) == 1
 
 
-def test_nothing_is_asked_twice_and_the_answers_survive_the_processes(judge):
+def test_nothing_is_asked_twice_and_the_answers_survive_the_processes(by_math):
     answers = ("1/2", "0.5", "7", "8", "{{")
-    first = clusters(judge, *answers)
-    assert judge.counts.asked > 0
-    judge.close()
-    assert clusters(judge, *answers[::-1]) == [0, 1, 2, 3, 3]
+    first = clusters(by_math, *answers)
+    assert by_math.counts.asked > 0
+    by_math.close()
+    assert clusters(by_math, *answers[::-1]) == [0, 1, 2, 3, 3]
     assert first == [0, 0, 1, 2, 3]
-    assert (judge.counts.asked, judge._math.pids) == (0, [])
-    assert judge.counts.cached > 0
+    assert (by_math.counts.asked, by_math._math.pids) == (0, [])
+    assert by_math.counts.cached > 0
 
 
-def test_no_process_starts_where_nothing_is_to_compare(judge):
+def test_no_process_starts_where_nothing_is_to_compare(by_math):
     long = ["1" * (MAX_CHARS + 1), "2" * 100_000, "{" * 100_000]
-    assert judge.collect([group("7", "7", "", "7"), group(*long, long[0])]).clusters_PN.tolist() == [
+    assert by_math.collect([group("7", "7", "", "7"), group(*long, long[0])]).clusters_PN.tolist() == [
         [0, 0, -1, 0],
         [0, 1, 2, 0],
     ]
-    assert judge._math.pids == []
-    assert judge.counts.by_text == 3
+    assert by_math._math.pids == []
+    assert by_math.counts.by_text == 3
 
 
-@pytest.mark.parametrize("judge", [{"timeout_s": 0.7}], indirect=True)
-def test_hostile_answers_cost_their_time_and_no_other_answer_its_cluster(judge, caplog):
+@pytest.mark.parametrize("by_math", [{"timeout_s": 0.7}], indirect=True)
+def test_hostile_answers_cost_their_time_and_no_other_answer_its_cluster(by_math, caplog):
     answers = ("1/2", *HOSTILE.values(), "0.5", "7", r"\frac{1}{2}", TOWER)
     start = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        ids = clusters(judge, *answers)
+        ids = clusters(by_math, *answers)
     assert time.monotonic() - start < len(HOSTILE) * 0.7 + SLACK_S
     assert ids[0] == ids[-4] == ids[-2] == 0
     assert ids[1] == ids[-1] == 1
     assert len(set(ids)) == len(HOSTILE) + 2
-    assert judge.counts.timed_out >= 3
-    assert judge.counts.timed_out + 1 <= judge.counts.by_text <= len(HOSTILE)
+    assert by_math.counts.timed_out >= 3
+    assert by_math.counts.timed_out + 1 <= by_math.counts.by_text <= len(HOSTILE)
     assert len(caplog.records) == 1
-    assert f"{judge.counts.by_text} answers were compared by their text only" in caplog.text
+    assert f"{by_math.counts.by_text} answers were compared by their text only" in caplog.text
 
-    assert clusters(judge, *answers) == ids
-    assert judge.counts.timed_out == 0, "a text that took too long once is not asked about again"
-    assert judge.counts.by_text > 0
+    assert clusters(by_math, *answers) == ids
+    assert by_math.counts.timed_out == 0, "a text that took too long once is not asked about again"
+    assert by_math.counts.by_text > 0
 
 
-@pytest.mark.parametrize("judge", [{"timeout_s": 2, "budget_s": 3}], indirect=True)
-def test_a_step_takes_no_longer_than_its_budget(judge):
+@pytest.mark.parametrize("by_math", [{"timeout_s": 2, "budget_s": 3}], indirect=True)
+def test_a_step_takes_no_longer_than_its_budget(by_math):
     groups = [group("1/2", *(f"{base}^{{9^{{9^{{{p}}}}}}}" for base in range(5, 9)), "0.5") for p in range(100, 160)]
     start = time.monotonic()
-    batch = judge.collect(groups)
+    batch = by_math.collect(groups)
     took = time.monotonic() - start
     assert took < 3 + SLACK_S
-    assert judge.counts.unasked > 0
-    assert judge.counts.seconds == pytest.approx(took, abs=1)
+    assert by_math.counts.unasked > 0
+    assert by_math.counts.seconds == pytest.approx(took, abs=1)
     assert not any(batch.failures)
     assert (batch.clusters_PN[:, 1:5].sort(-1).values.diff() > 0).all(), "without time, by text"
 
 
-def test_a_worker_killed_between_steps_is_replaced(judge):
-    assert clusters(judge, "1/2", "0.5") == [0, 0]
-    pids = judge._math.pids
+def test_a_worker_killed_between_steps_is_replaced(by_math):
+    assert clusters(by_math, "1/2", "0.5") == [0, 0]
+    pids = by_math._math.pids
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert wait_until(lambda: not any(is_alive(pid) for pid in pids))
-    assert clusters(judge, "1/3", "2/6") == [0, 0]
-    assert judge.counts.crashed == 0
+    assert clusters(by_math, "1/3", "2/6") == [0, 0]
+    assert by_math.counts.crashed == 0
 
 
-@pytest.mark.parametrize("judge", [{"timeout_s": 60}], indirect=True)
-def test_a_worker_killed_at_work_costs_one_answer(judge):
-    assert clusters(judge, "1/2", "0.5") == [0, 0]
-    killer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in judge._math.pids])
+@pytest.mark.parametrize("by_math", [{"timeout_s": 60}], indirect=True)
+def test_a_worker_killed_at_work_costs_one_answer(by_math):
+    assert clusters(by_math, "1/2", "0.5") == [0, 0]
+    killer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in by_math._math.pids])
     killer.start()
-    assert clusters(judge, "7", TOWER, "7.0", "1/3", "2/6") == [0, 1, 0, 2, 2]
-    assert (judge.counts.crashed, judge.counts.by_text, judge.counts.timed_out) == (1, 1, 0)
+    assert clusters(by_math, "7", TOWER, "7.0", "1/3", "2/6") == [0, 1, 0, 2, 2]
+    assert (by_math.counts.crashed, by_math.counts.by_text, by_math.counts.timed_out) == (1, 1, 0)
 
 
 def test_two_answers_whose_comparison_fails_cost_their_group_no_other():
@@ -225,21 +228,21 @@ def test_two_answers_whose_comparison_fails_cost_their_group_no_other():
     assert names == {"a1": "a1", "b1": "a1", "poison 1": "poison 1", "c1": "a1"}, "the cluster lives on without a1"
 
 
-def test_after_close_no_process_is_left(judge):
-    clusters(judge, "1/2", "0.5")
-    pids = judge._math.pids
+def test_after_close_no_process_is_left(by_math):
+    clusters(by_math, "1/2", "0.5")
+    pids = by_math._math.pids
     assert pids
     assert all(is_alive(pid) for pid in pids)
-    judge.close()
+    by_math.close()
     assert not any(is_alive(pid) for pid in pids)
-    judge.close()
+    by_math.close()
 
 
 def test_a_signal_that_is_dropped_leaves_no_process():
-    judge = AnswerClusters("math")
-    clusters(judge, "1/2", "0.5")
-    pids = judge._math.pids
-    del judge
+    by_math = AnswerClusters("math")
+    clusters(by_math, "1/2", "0.5")
+    pids = by_math._math.pids
+    del by_math
     assert wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
@@ -248,12 +251,12 @@ import sys, threading, time, torch
 from verl_setpo.signals import AnswerClusters, Rollout
 
 def collect(*answers):
-    return judge.collect([[Rollout("p", s, torch.tensor([65]), a, lambda: "") for s, a in enumerate(answers)]])
+    return by_math.collect([[Rollout("p", s, torch.tensor([65]), a, lambda: "") for s, a in enumerate(answers)]])
 
-judge = AnswerClusters("math", timeout_s=4)
+by_math = AnswerClusters("math", timeout_s=4)
 assert collect("1/2", "0.5").clusters_PN.tolist() == [[0, 0]]
 assert "math_verify" not in sys.modules and "sympy" not in sys.modules
-print(*judge._math.pids, flush=True)
+print(*by_math._math.pids, flush=True)
 """
 
 
@@ -288,18 +291,34 @@ def test_a_worker_imports_neither_torch_nor_verl_nor_ray():
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60)
 
 
-def test_where_no_worker_starts_the_groups_have_no_signal(judge, monkeypatch):
+def test_the_short_cut_by_values_agrees_with_math_verify():
+    """Two values far apart are different without being asked about; everything else is math-verify's word."""
+    texts = (
+        *(r"\frac{1}{2}", "0.5", "50%", "50", r"5\%", "0.05", "1/3", "0.333333", "0.3333", r"\ln 2", "0.6931472"),
+        *(r"\sqrt{8}", r"2\sqrt{2}", "2.828427", "-1", r"e^{i\pi}", "0", "0.0000001", "10^{20}", "10^{20}+1"),
+        *(r"\sqrt{x^2}", "x", "a+b", "b+a", "ab", r"\text{ab}", r"\sin^2 x+\cos^2 x", "1", r"\infty", r"-\infty"),
+    )
+    different = 0
+    for i, one in enumerate(texts):
+        for other in texts[:i]:
+            if worker._surely_different(worker.value(one), worker.value(other)):
+                different += 1
+                assert not worker._verify(worker.parse(one), worker.parse(other)), (one, other)
+    assert different > 200
+
+
+def test_where_no_worker_starts_the_groups_have_no_signal(by_math, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    batch = judge.collect([group("1/2", "0.5"), group("7", "7"), group("7", "8")])
+    batch = by_math.collect([group("1/2", "0.5"), group("7", "7"), group("7", "8")])
     assert batch.failures[1] is None
     assert (
         batch.failures[0] == batch.failures[2] == "the process that runs math-verify does not start: it ended at once"
     )
     assert batch.clusters_PN.tolist() == [[-1, -1], [0, 0], [-1, -1]]
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert "No such file" in judge.collect([group("1/2", "0.5")]).failures[0]
+    assert "No such file" in by_math.collect([group("1/2", "0.5")]).failures[0]
     monkeypatch.undo()
-    assert clusters(judge, "1/2", "0.5") == [0, 0]
+    assert clusters(by_math, "1/2", "0.5") == [0, 0]
 
 
 def test_without_the_package_the_cure_is_named(monkeypatch):
