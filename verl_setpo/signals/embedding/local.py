@@ -106,7 +106,8 @@ def _load(settings: LocalEmbedderSettings) -> SentenceTransformer:
             f"({type(error).__name__}: {first_line(error)}): name a sentence-transformers model that this node has or "
             "can download, and a device of this node."
         ) from None
-    dimension = model.get_embedding_dimension()
+    # The old name is what sentence-transformers 5.0 has.
+    dimension = (getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension)()
     if settings.dimensions and dimension and settings.dimensions > dimension:
         raise ValueError(
             f"{PREFIX}dimensions={settings.dimensions} is more than the {dimension} of {settings.model}: lower it, or "
