@@ -145,10 +145,12 @@ class EndpointStats:
         ordered = sorted(self.seconds)
         return ordered[min(int(q * len(ordered)), len(ordered) - 1)] if ordered else float("nan")
 
-    def _count(self, result: object) -> None:
-        usage = getattr(result, "usage", None)
-        self.prompt_tokens += getattr(usage, "prompt_tokens", None) or 0
-        self.completion_tokens += getattr(usage, "completion_tokens", None) or 0
+
+def tokens_used(result: object) -> tuple[int, int]:
+    """Tokens of prompt and answer, as the server counts them in `usage`; 0 where it does not say."""
+    usage = getattr(result, "usage", None)
+    prompt, answer = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    return prompt if isinstance(prompt, int) else 0, answer if isinstance(answer, int) else 0
 
 
 @dataclass
@@ -225,7 +227,9 @@ class Endpoint:
             else:
                 self.stats.calls += 1
                 self.stats.seconds.append(time.monotonic() - start)
-                self.stats._count(result)
+                prompt_tokens, completion_tokens = tokens_used(result)
+                self.stats.prompt_tokens += prompt_tokens
+                self.stats.completion_tokens += completion_tokens
                 return result
         self.stats.calls += 1
         self.stats.failures[error_.kind] += 1

@@ -15,7 +15,7 @@ import openai
 from cachetools import LRUCache
 from pydantic import Field, ValidationError
 
-from verl_setpo.signals.endpoint import Endpoint, EndpointError, EndpointSettings
+from verl_setpo.signals.endpoint import Endpoint, EndpointError, EndpointSettings, tokens_used
 from verl_setpo.signals.judge.budget import TokenCounter, TokenizerCount, estimate_tokens, fit
 from verl_setpo.signals.judge.prompt import Prompt, PromptTemplate, Quoter
 from verl_setpo.signals.judge.schema import Entry, max_answer_tokens, parse_answer, response_format
@@ -41,6 +41,9 @@ class JudgeSettings(EndpointSettings):
         that would think aloud first.
     """
 
+    # A whole group of answers in one, from a server that many groups ask at once, takes longer than a usual call.
+    timeout_s: float = Field(180, gt=0, allow_inf_nan=False)
+    deadline_s: float = Field(600, gt=0, allow_inf_nan=False)
     template: str | None = None
     max_prompt_tokens: int = Field(32_000, ge=256)
     tokenizer: str | None = None
@@ -114,11 +117,6 @@ class _Asked:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     tries: int = 0
-
-    def count(self, completion: Any) -> None:
-        usage = getattr(completion, "usage", None)
-        self.prompt_tokens += getattr(usage, "prompt_tokens", None) or 0
-        self.completion_tokens += getattr(usage, "completion_tokens", None) or 0
 
 
 @dataclass
@@ -208,12 +206,14 @@ class Judge:
             rng = random.Random(f"{self.settings.seed} {group.key} {asked.tries}")
             prompt = self._render(group.question, group.shown, rng)
             asked.tries += 1
+            completion = await self._complete(prompt)
+            prompt_tokens, completion_tokens = tokens_used(completion)
+            asked.prompt_tokens += prompt_tokens
+            asked.completion_tokens += completion_tokens
             try:
-                entries = await self._ask_once(prompt, asked)
+                entries = self._read(completion, prompt)
                 break
             except EndpointError as error:
-                if error.kind != "bad_answer":
-                    raise
                 self.stats.bad_answers += 1
                 if asked.tries > self.settings.bad_answer_retries:
                     raise EndpointError("bad_answer", f"{error.message} ({asked.tries} answers)") from None
@@ -249,7 +249,8 @@ class Judge:
     def _prompt_tokens(self, prompt: Prompt) -> int:
         return sum(self._count(message["content"]) + _MESSAGE_TOKENS for message in prompt.messages)
 
-    async def _ask_once(self, prompt: Prompt, asked: _Asked) -> dict[str, Entry]:
+    async def _complete(self, prompt: Prompt) -> Any:
+        """The server's answer, a chat completion with a message."""
         keys = self.settings
         max_tokens = max_answer_tokens(len(prompt.ids), keys.max_strategy_chars)
         body: dict[str, Any] = {
@@ -265,21 +266,26 @@ class Judge:
         async def request(client: openai.AsyncOpenAI) -> Any:
             completion = await client.chat.completions.create(**body)
             # The library hands on whatever JSON, or even text, came with status 200.
-            if not getattr(completion, "choices", None) or getattr(completion.choices[0], "message", None) is None:
+            choices = getattr(completion, "choices", None)
+            if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
                 raise EndpointError("bad_answer", "the judge's server sent something that is not a chat completion")
             return completion
 
         # Only a provider's limit needs the count.
         tokens = self._prompt_tokens(prompt) + max_tokens if keys.tokens_per_minute else 0
         completion = await self.endpoint.call(request, tokens=tokens)
-        asked.count(completion)
         self.stats.answers += 1
+        return completion
+
+    def _read(self, completion: Any, prompt: Prompt) -> dict[str, Entry]:
+        """The judge's entries by id; EndpointError (bad_answer) for what is not exactly as asked."""
         choice = completion.choices[0]
-        if choice.finish_reason == "length":
-            raise EndpointError("bad_answer", f"the judge's answer was cut off at {max_tokens} tokens")
-        if not isinstance(choice.message.content, str):
+        content = getattr(choice.message, "content", None)
+        if getattr(choice, "finish_reason", None) == "length":
+            raise EndpointError("bad_answer", "the judge's answer was cut off at max_tokens")
+        if not isinstance(content, str):
             raise EndpointError("bad_answer", "the judge's answer is empty")
-        return parse_answer(choice.message.content, prompt.ids, keys.max_strategy_chars)
+        return parse_answer(content, prompt.ids, self.settings.max_strategy_chars)
 
     async def check(self, prefix: str = "") -> None:
         """`Endpoint.check`, and whether the judge gives a verdict at all; EndpointError is one sentence."""
