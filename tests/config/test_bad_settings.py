@@ -65,15 +65,24 @@ BAD = {
     ),
     "auto for a method without coef": (
         (*POLY, f"+{KEY}coef=auto", f"+{KEY}target_share=0.3"),
-        KEY + r"coef=auto \(target_share 0.3\) has nothing to scale in poly_epo, which has no coef",
+        KEY
+        + "coef is not a key of poly_epo, which would not read it: remove it, .*the keys of poly_epo are .*set_size",
     ),
     "a schedule of coef for a method without it": (
         (*PASS, f"+{KEY}coef={{schedule:linear,start:5,end:1,steps:9}}"),
-        KEY + "coef=linear 5 to 1 in 9 steps has nothing to scale in set_rl",
+        KEY + "coef is not a key of set_rl, which would not read it",
     ),
     "a schedule of set_size for a method without it": (
         (*LOO, f"+{KEY}set_size={{schedule:linear,start:5,end:1,steps:9}}"),
-        KEY + r"set_size is a schedule .*set_loo has no sets: remove it",
+        KEY + "set_size is not a key of set_loo, which would not read it",
+    ),
+    "a set size for a method without sets": (
+        (*DIV, f"+{KEY}set_size=3"),
+        KEY + "set_size is not a key of grpo_div, which would not read it",
+    ),
+    "an objective for a method that has its own": (
+        (*POLY, f"+{KEY}objective=vendi"),
+        KEY + "objective is not a key of poly_epo, which would not read it: remove it, or choose another method",
     ),
     "unknown shaping": ((*LOO, f"{KEY}shaping=log"), KEY + "shaping=log is unknown; the shapings are neg_log1p, "),
     "unknown signal": ((*LOO, f"{KEY}signal.name=bleu"), KEY + "signal.name=bleu is unknown; the signals are answer, "),

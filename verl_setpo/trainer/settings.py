@@ -20,6 +20,16 @@ ESTIMATORS = ("set_loo", "poly_epo", "grpo_div", "set_rl")
 WITH_COEF = ("set_loo", "grpo_div")
 """Estimators that weigh diversity by `coef`; the others have a `set_size`."""
 
+_OF_SETS = ("set_size", "num_sets", "zero_single_cluster", "reduction")
+_OF_COEF = ("coef", "target_share", "max_coef")
+_FOREIGN_KEYS = {
+    "set_loo": (*_OF_SETS, "objective"),
+    "grpo_div": (*_OF_SETS, "objective", "shaping", "center"),
+    "poly_epo": (*_OF_COEF, "objective", "shaping", "center"),
+    "set_rl": (*_OF_COEF, "shaping", "center"),
+}
+"""Keys that a method does not read. Given all the same, they would change nothing, and nobody would see."""
+
 TRAINER_MODES = {
     "set_sync": "sync",
     "set_colocate_async": "colocate_async",
@@ -221,7 +231,14 @@ def check_config(config: DictConfig) -> Method:
         )
     base = settings.base_estimator or (named if named not in ESTIMATORS else "grpo")
     _check_base(base)
-    _check_coef(estimator, settings)
+    for key in _FOREIGN_KEYS[estimator]:
+        if key in settings.model_fields_set:
+            has = [name for name in SetRLSettings.model_fields if name not in _FOREIGN_KEYS[estimator]]
+            raise ValueError(
+                f"algorithm.set_rl.{key} is not a key of {estimator}, which would not read it: remove it, or choose "
+                f"another method; the keys of {estimator} are {', '.join(has)}."
+            )
+    _check_coef(settings)
     _check_objective(estimator, settings, config.actor_rollout_ref.rollout.n)
     _check_signal(estimator, settings)
     _check_group(estimator, settings, config.actor_rollout_ref.rollout.n)
@@ -276,17 +293,7 @@ def _check_objective(estimator: str, settings: SetRLSettings, rollouts: int) -> 
             )
 
 
-def _check_coef(estimator: str, settings: SetRLSettings) -> None:
-    if estimator in WITH_COEF and isinstance(settings.set_size, Schedule):
-        raise ValueError(
-            f"algorithm.set_rl.set_size is a schedule ({settings.set_size}), and {estimator} has no sets: remove it, "
-            "or let algorithm.set_rl.coef be a schedule."
-        )
-    if estimator not in WITH_COEF and not isinstance(settings.coef, float):
-        raise ValueError(
-            f"algorithm.set_rl.coef={settings.coef_text} has nothing to scale in {estimator}, which has no coef: "
-            "remove it, or let algorithm.set_rl.set_size be a schedule."
-        )
+def _check_coef(settings: SetRLSettings) -> None:
     if settings.coef == "auto" and settings.target_share is None:
         raise ValueError(
             "algorithm.set_rl.coef=auto needs algorithm.set_rl.target_share, the part of the advantage's size that "
