@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from verl_setpo.set_rl import group_diversity, polychromic_decomposition, set_diversity, set_loo_decomposition
+from verl_setpo.set_rl.clusters import count_distinct
 from verl_setpo.trainer.estimators import Step
 from verl_setpo.trainer.settings import WITH_COEF
 
@@ -74,8 +75,8 @@ def _cluster_metrics(report: StepReport, correct_PN: torch.Tensor) -> dict[str, 
     if not (clusters_PN[mask_PN] >= 0).any():
         return {}
     return {
-        "set_rl/clusters_per_prompt/mean": count_distinct(clusters_PN, mask_PN).mean().item(),
-        "set_rl/correct_clusters_per_prompt/mean": count_distinct(clusters_PN, correct_PN).mean().item(),
+        "set_rl/clusters_per_prompt/mean": _distinct(clusters_PN, mask_PN).mean().item(),
+        "set_rl/correct_clusters_per_prompt/mean": _distinct(clusters_PN, correct_PN).mean().item(),
         "set_rl/degenerate_fraction": (clusters_PN[mask_PN] < 0).float().mean().item(),
     }
 
@@ -130,10 +131,6 @@ def _set_diversity(report: StepReport) -> torch.Tensor:
     return group_diversity(step.kernel_PNN[usable_P], mask_PN, step.settings.shaping)
 
 
-def count_distinct(clusters_PN: torch.Tensor, mask_PN: torch.Tensor) -> torch.Tensor:
+def _distinct(clusters_PN: torch.Tensor, mask_PN: torch.Tensor) -> torch.Tensor:
     """(P,) distinct clusters, degenerates apart, among the masked rollouts of each prompt."""
-    clusters_PN = torch.where(mask_PN & (clusters_PN >= 0), clusters_PN, -1)
-    ordered_PN = clusters_PN.sort(-1).values
-    first_PN = torch.ones_like(ordered_PN, dtype=torch.bool)
-    first_PN[:, 1:] = ordered_PN[:, 1:] != ordered_PN[:, :-1]
-    return (first_PN & (ordered_PN >= 0)).sum(-1).float()
+    return count_distinct(torch.where(mask_PN, clusters_PN, -1)).float()
