@@ -84,6 +84,14 @@ BAD = {
         (*POLY, f"+{KEY}objective=vendi"),
         KEY + "objective is not a key of poly_epo, which would not read it: remove it, or choose another method",
     ),
+    "a reward range for a method that takes rewards as they are": (
+        (*LOO, f"+{KEY}reward_range=[-1,1]"),
+        KEY + "reward_range is not a key of set_loo, which would not read it",
+    ),
+    "a seed for a method that draws nothing": (
+        (*DIV, f"+{KEY}seed=3"),
+        KEY + "seed is not a key of grpo_div, which would not read it",
+    ),
     "unknown shaping": ((*LOO, f"{KEY}shaping=log"), KEY + "shaping=log is unknown; the shapings are neg_log1p, "),
     "unknown signal": ((*LOO, f"{KEY}signal.name=bleu"), KEY + "signal.name=bleu is unknown; the signals are answer, "),
     "wrong key of the signal": ((*LOO, f"+{KEY}signal.m=2"), KEY + "signal.m is not a key of the signal ngram"),

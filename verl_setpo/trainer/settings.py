@@ -23,8 +23,8 @@ WITH_COEF = ("set_loo", "grpo_div")
 _OF_SETS = ("set_size", "num_sets", "zero_single_cluster", "reduction")
 _OF_COEF = ("coef", "target_share", "max_coef")
 _FOREIGN_KEYS = {
-    "set_loo": (*_OF_SETS, "objective"),
-    "grpo_div": (*_OF_SETS, "objective", "shaping", "center"),
+    "set_loo": (*_OF_SETS, "objective", "reward_range", "seed"),
+    "grpo_div": (*_OF_SETS, "objective", "shaping", "center", "seed"),
     "poly_epo": (*_OF_COEF, "objective", "shaping", "center"),
     "set_rl": (*_OF_COEF, "shaping", "center"),
 }

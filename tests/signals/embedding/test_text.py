@@ -60,7 +60,7 @@ def test_hostile_text_costs_linear_time(text, part):
 
 def test_an_unknown_part_names_the_key():
     with pytest.raises(ValueError, match=r"algorithm\.set_rl\.signal\.part is 'thoughts', but must be one of response"):
-        part_of("", "thoughts")  # type: ignore[arg-type]
+        part_of("", "thoughts")
 
 
 @given(any_text)
