@@ -28,7 +28,8 @@ class Recorder(AnswerClusters):
 
     submitted: list
 
-    async def submit(self, rollout):
+    async def submit(self, rollout, settle=False):
+        self.settle = settle
         self.submitted = [*getattr(self, "submitted", []), rollout]
 
 
@@ -36,7 +37,7 @@ class Recorder(AnswerClusters):
 class Refuser(AnswerClusters):
     """Its server is down."""
 
-    async def submit(self, rollout):
+    async def submit(self, rollout, settle=False):
         raise ConnectionError("no route to the judge")
 
 
@@ -60,6 +61,10 @@ def outputs(*texts: str, truth: str = "7", source: str = GSM8K, pad: int = 3) ->
             "extra_info": np.array([{"index": 3} for _ in range(count)]),
             "uid": np.array(["3f2a-11"] * count),
             "session_id": np.array([5] * count),
+            "raw_prompt": np.array(
+                [[{"role": "system", "content": "Solve."}, {"role": "user", "content": "3+4?"}]] * count
+            ),
+            "set_rl_rollouts": np.array([8] * count),
         },
     )
 
@@ -130,6 +135,23 @@ def test_the_rollout_is_submitted_with_its_identity_and_only_its_own_tokens():
     assert (rollout.uid, rollout.session, rollout.answer) == ("3f2a-11", 5, "7")
     assert rollout.token_ids.tolist() == [ord(c) for c in "so #### 7"]
     assert rollout.text() == "so #### 7"
+    assert (rollout.question, rollout.group_size) == ("3+4?", 8)
+    assert manager.signal.settle is False
+
+
+@pytest.mark.parametrize("mode", ["set_colocate_async", "set_separate_async"])
+def test_under_an_asynchronous_trainer_a_rollout_ends_with_its_signal(mode):
+    manager = manager_of("algorithm.set_rl.signal.name=test_recorder", f"trainer.v1.trainer_mode={mode}")
+    run(manager, outputs("so #### 7"))
+    assert manager.signal.settle is True
+
+
+def test_a_validation_rollout_is_not_submitted():
+    manager = manager_of("algorithm.set_rl.signal.name=test_recorder")
+    data = outputs("so #### 7")
+    del data.non_tensor_batch["set_rl_rollouts"]
+    assert run(manager, data)["reward_score"] == 1.0
+    assert not hasattr(manager.signal, "submitted")
 
 
 def test_of_several_outputs_the_last_one_is_judged():
@@ -148,7 +170,7 @@ def test_an_empty_response_has_reward_and_no_answer():
 
 
 def test_a_signal_that_does_not_take_the_rollout_costs_no_reward(caplog):
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.WARNING):
         result = run(manager_of("algorithm.set_rl.signal.name=test_refuser"), outputs("#### 7"))
     assert result["reward_score"] == 1.0
     assert result["reward_extra_info"]["pred"] == "7"

@@ -66,6 +66,13 @@ class AnswerClusters(Signal):
                 clusters_PN[p] = DEGENERATE
         return SignalBatch(clusters_PN=clusters_PN, failures=failures)
 
+    def metrics(self) -> dict[str, float]:
+        if self._math is None:
+            return {}
+        counts = self._math.counts
+        unsettled = counts.timed_out + counts.crashed + counts.raised + counts.unasked
+        return {"by_text": float(counts.by_text), "unsettled": float(unsettled), "seconds": counts.seconds}
+
     def close(self) -> None:
         """End the processes of math-verify; a later `collect` starts new ones."""
         if self._math is not None:

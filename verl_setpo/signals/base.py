@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -20,6 +22,7 @@ class Rollout:
     uid: of its prompt in this step. session: which of the prompt's rollouts it is.
     token_ids: (T,) response tokens. answer: canonical final answer, "" when there is none.
     text: decodes the response; call it only when needed, and treat it as hostile.
+    question: what the prompt asks. group_size: rollouts that the prompt has, if none fails; 0 where it is not known.
     """
 
     uid: str
@@ -27,6 +30,45 @@ class Rollout:
     token_ids: torch.Tensor
     answer: str
     text: Callable[[], str]
+    question: str = ""
+    group_size: int = 0
+
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that stand for the response: a restarted prompt has its sessions again, with other tokens."""
+        tokens = self.token_ids.detach().to("cpu", torch.int64).contiguous().numpy()
+        return hashlib.blake2b(tokens.tobytes(), digest_size=16).digest()
+
+
+def question_of(raw_prompt: Any) -> str:
+    """What a prompt asks, from its chat messages as verl's data has them: the user's texts, else all texts."""
+    # A list or, where verl has made a batch of it, an array of messages.
+    messages = [m for m in raw_prompt if isinstance(m, dict)] if hasattr(raw_prompt, "__len__") else []
+    users = [m for m in messages if m.get("role") == "user"]
+    return "\n\n".join(_content(message.get("content")) for message in users or messages)
+
+
+def _content(content: Any) -> str:
+    """A message's text; of a list of parts those that are text."""
+    if isinstance(content, list):
+        return "\n".join(str(p["text"]) for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
+    return content if isinstance(content, str) else ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The training run that a signal serves.
+
+    name: unique, and the same in the trainer and in all reward workers. nodes: machines of the cluster.
+    reward_model_url, reward_model: the server of `reward.reward_model` and the model's name there, "" without one.
+    placement_groups: of the trainer's GPUs, one a node.
+    """
+
+    name: str
+    nodes: int = 1
+    reward_model_url: str = ""
+    reward_model: str = ""
+    placement_groups: Sequence[Any] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -36,33 +78,59 @@ class SignalBatch:
     clusters_PN: integer strategy of each rollout, -1 where it has none (degenerate).
     kernel_PNN: similarities in [0, 1], symmetric, 1 on the diagonal.
     failures: for each prompt the cause why it has no signal, or None.
+    notes: for each prompt and rollout a line for the rollout log, such as a judge's name of the strategy, or None.
     """
 
     clusters_PN: torch.Tensor | None = None
     kernel_PNN: torch.Tensor | None = None
     failures: tuple[str | None, ...] = ()
+    notes: Sequence[Sequence[str]] | None = None
 
 
 class Signal(ABC):
     """A diversity signal. Its constructor's keyword arguments are the keys of `algorithm.set_rl.signal`.
 
-    `submit` is called in a reward worker as soon as a rollout is finished, while others still generate, and must not
-    block: this is where a judge or an embedder is asked. `collect` is called in the trainer with the whole batch.
+    `submit` is called in a reward worker as soon as a rollout of a training prompt is finished, while others still
+    generate, and must not block: this is where a judge or an embedder is asked. `collect` is called in the trainer
+    with the whole batch. A signal that is cheap enough to compute in `collect` needs nothing else.
     """
 
     provides: ClassVar[Literal["clusters", "kernel"]]
+    needs_question: ClassVar[bool] = False
+    """Whether `Rollout.question` is read."""
 
-    async def submit(self, rollout: Rollout) -> None:
-        """Start work for one rollout. A signal that is cheap enough to compute at `collect` does nothing here."""
+    @property
+    def needs_workers(self) -> bool:
+        """Whether `start` has to wait for verl's workers (their GPUs, a reward model's server), which take minutes."""
+        return False
+
+    def bind(self, run: Run) -> None:
+        """Told once in each reward worker, before the first `submit`."""
+        return
+
+    def start(self, run: Run) -> None:
+        """Told once in the trainer, before the first step; ValueError says in one sentence what is wrong."""
+        return
+
+    async def submit(self, rollout: Rollout, settle: bool = False) -> None:
+        """Start work for one rollout.
+
+        Args:
+            settle: come back only when the work that this rollout started is done, or has taken too long.
+        """
         return
 
     @abstractmethod
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
         """The signal of P groups; a group's failure is said in `failures`, never raised."""
 
+    def metrics(self) -> dict[str, float]:
+        """Figures of the last `collect`, logged as set_rl/<name of the signal>/<name>."""
+        return {}
+
     def close(self) -> None:
-        """Give back what the signal holds, such as processes. Called at most when a trainer ends: one that is killed
-        calls nothing."""
+        """Give back what the signal holds, such as processes. Called when a trainer ends: one that is killed calls
+        nothing."""
         return
 
 
@@ -85,9 +153,9 @@ def collect_safely(signal: Signal, groups: Sequence[Sequence[Rollout]], mask_PN:
             return SignalBatch(clusters_PN=torch.full(mask_PN.shape, -1), failures=failures)
         return SignalBatch(kernel_PNN=torch.eye(mask_PN.shape[1]).repeat(len(groups), 1, 1), failures=failures)
     if batch.kernel_PNN is None:
-        return SignalBatch(batch.clusters_PN, None, tuple(said))
+        return replace(batch, failures=tuple(said))
     found = _kernel_faults(batch.kernel_PNN, mask_PN)
-    return SignalBatch(None, batch.kernel_PNN, tuple(a or b for a, b in zip(said, found, strict=True)))
+    return replace(batch, failures=tuple(a or b for a, b in zip(said, found, strict=True)))
 
 
 def _check_batch(batch: SignalBatch, provides: str, failures: Sequence[str | None], mask_PN: torch.Tensor) -> None:
@@ -103,6 +171,8 @@ def _check_batch(batch: SignalBatch, provides: str, failures: Sequence[str | Non
         raise ValueError(f"collect returned {provides} of {tensor.dtype} where {right} were due")
     if len(failures) != len(mask_PN):
         raise ValueError(f"collect returned {len(failures)} failures for {len(mask_PN)} groups")
+    if batch.notes is not None and [len(lines) for lines in batch.notes] != mask_PN.sum(-1).tolist():
+        raise ValueError("collect returned notes that are not one a rollout")
 
 
 def _kernel_faults(kernel_PNN: torch.Tensor, mask_PN: torch.Tensor) -> tuple[str | None, ...]:
@@ -152,12 +222,16 @@ def signal_class(name: str) -> type[Signal]:
 def build_signal(name: str, keys: dict[str, Any]) -> Signal:
     """Build a signal from its name and keys; ValueError names a key that it does not have."""
     cls = signal_class(name)
-    known = list(inspect.signature(cls).parameters)
+    parameters = inspect.signature(cls).parameters
+    known = list(parameters)
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key in keys:
-        if key not in known:
+        if key not in known and not takes_all:
             has = f"its keys are {', '.join(known)}" if known else "it has no keys"
             raise ValueError(f"algorithm.set_rl.signal.{key} is not a key of the signal {name}; {has}.")
     try:
         return cls(**keys)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"algorithm.set_rl.signal ({name}): {error}") from None
+        message = str(error)
+        named = message.startswith("algorithm.set_rl.signal")
+        raise ValueError(message if named else f"algorithm.set_rl.signal ({name}): {message}") from None

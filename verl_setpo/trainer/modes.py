@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import ray
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,13 +30,15 @@ from verl.trainer.ppo.v1 import (
     PPOTrainerSync,
     register_trainer,
 )
+from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_to_nested
 
-from verl_setpo.signals import Rollout, build_signal, collect_safely
+from verl_setpo.signals import Rollout, Run, build_signal, collect_safely, question_of
 from verl_setpo.signals.answer import cluster_answers, find_answer
 from verl_setpo.trainer.estimators import Step, min_group_size
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.metrics import StepReport, step_metrics
+from verl_setpo.trainer.reward_manager import GROUP_SIZE
 from verl_setpo.trainer.rollout_log import rollout_rows, write_rollout_log
 from verl_setpo.trainer.schedule import AutoCoef, Schedule
 from verl_setpo.trainer.settings import TRAINER_MODES, Method, check_config
@@ -41,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 AUTO_COEF_FILE = "set_rl_auto_coef.json"
 """In verl's `global_step_N` folder."""
+MAX_CAUSES = 5
+"""Lines of a step about signals that failed."""
 
 
 class SetRLMixin:
@@ -49,9 +57,14 @@ class SetRLMixin:
     config: DictConfig
     global_steps: int
     tokenizer: Any
+    reward_loop_manager: Any
+    resource_pool_manager: Any
 
     def __init__(self, config: DictConfig) -> None:
         self._read_method(config)
+        if not self.signal.needs_workers:
+            # Before the models are loaded, which takes minutes: here a wrong address ends the run at once.
+            self.signal.start(self.run)
         super().__init__(config)  # type: ignore[call-arg]
         logger.warning(
             "verl_setpo: %s on base estimator %s, signal %s, coef %s, set_size %s",
@@ -71,7 +84,55 @@ class SetRLMixin:
             assert self.settings.target_share is not None, "checked at start"
             self.auto_coef = AutoCoef(self.settings.target_share, self.settings.max_coef)
         self._checked_rewards = False
-        prepare_config(config, self.method)
+        self.run = Run(uuid.uuid4().hex[:12], _count_nodes())
+        prepare_config(config, self.method, self.run)
+
+    def on_init_end(self) -> None:
+        """A signal that needs verl's workers starts once they are there, before the first step."""
+        if self.signal.needs_workers:
+            with self._reward_model_awake():
+                self.signal.start(self._run_with_workers())
+        super().on_init_end()  # type: ignore[misc]
+
+    def _run_with_workers(self) -> Run:
+        address = self.reward_loop_manager.reward_router_address
+        pools = self.resource_pool_manager.resource_pool_dict.values()
+        return replace(
+            self.run,
+            reward_model_url=f"http://{address}/v1" if address else "",
+            reward_model=str(self.config.reward.reward_model.model_path or ""),
+            placement_groups=[group for pool in pools for group in pool.get_placement_groups()],
+        )
+
+    @contextmanager
+    def _reward_model_awake(self) -> Iterator[None]:
+        """A colocated reward model sleeps whenever verl does not compute rewards with it."""
+        manager = self.reward_loop_manager.reward_model_manager
+        asleep = manager is not None and self.reward_loop_manager.reward_loop_worker_handles is None
+        if asleep:
+            manager.wake_up()
+        try:
+            yield
+        finally:
+            if asleep:
+                manager.sleep()
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """verl's training, after which the signal gives back what it holds."""
+        try:
+            super().fit(agent_loop_manager)  # type: ignore[misc]
+        finally:
+            self.signal.close()
+
+    def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        """verl's batch, with the number of rollouts a prompt: what a group is whole with, and no validation prompt
+        has."""
+        batch = super()._next_train_batch(num_prompts)  # type: ignore[misc]
+        sizes = [self.config.actor_rollout_ref.rollout.n] * len(batch)
+        if "__rollout_n__" in batch:  # verl's own column, for prompts with another number
+            sizes = [int(n) for n in batch["__rollout_n__"]]
+        tu.assign_non_tensor_stack(batch, GROUP_SIZE, sizes)
+        return batch
 
     def _save_checkpoint(self) -> None:
         """verl's checkpoint, and in its folder the running means of `coef=auto`.
@@ -114,7 +175,7 @@ class SetRLMixin:
         with _estimator(self.config.algorithm, self.method.base_estimator):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
-        rows = _Rows.read(batch, self.config.algorithm.use_kl_in_reward)
+        rows = _Rows.read(batch, self.config.algorithm.use_kl_in_reward, self.signal.needs_question)
         groups = Groups.of(batch.keys, batch.tags)
         step, rollouts, counts = self._step(estimator, rows, groups)
         advantages_BT, _ = get_adv_estimator_fn(estimator)(
@@ -135,21 +196,17 @@ class SetRLMixin:
     def _step(self, estimator: str, rows: _Rows, groups: Groups) -> tuple[Step, list[list[Rollout]], dict[str, Any]]:
         """Collect the signal and decide which prompts can use it."""
         rollouts = [
-            [rows.rollout(row, uid, session, self.tokenizer) for row, session in zip(members, sessions, strict=True)]
+            [
+                rows.rollout(row, uid, session, len(members), self.tokenizer)
+                for row, session in zip(members, sessions, strict=True)
+            ]
             for uid, members, sessions in zip(groups.uids, groups.members(), groups.sessions, strict=True)
         ]
         signal = collect_safely(self.signal, rollouts, groups.mask_PN)
         failed_P = torch.tensor([cause is not None for cause in signal.failures], dtype=torch.bool)
         set_size = self.settings.set_size_at(self.global_steps)
         small_P = groups.sizes_P < min_group_size(estimator, set_size)
-        for cause in sorted({cause for cause in signal.failures if cause is not None}):
-            logger.warning(
-                "verl_setpo: step %s: %d prompts have no signal from %s and train on their base advantage: %s",
-                self.global_steps,
-                signal.failures.count(cause),
-                self.settings.signal.name,
-                cause,
-            )
+        self._warn_of_failures(signal.failures)
         self._check_failures(signal.failures)
         raw_PN = groups.gather(rows.rewards_BT.sum(-1))
         rewards_PN, odd_PN = self._check_rewards(estimator, raw_PN, groups.mask_PN)
@@ -182,6 +239,20 @@ class SetRLMixin:
             "out_of_range": int(odd_PN.sum()),
         }
         return step, rollouts, counts
+
+    def _warn_of_failures(self, failures: Sequence[str | None]) -> None:
+        """One line for each of the commonest causes."""
+        counts = Counter(cause for cause in failures if cause is not None)
+        for cause, count in counts.most_common(MAX_CAUSES):
+            logger.warning(
+                "verl_setpo: step %s: %d prompts have no signal from %s and train on their base advantage: %s",
+                self.global_steps,
+                count,
+                self.settings.signal.name,
+                cause,
+            )
+        if len(counts) > MAX_CAUSES:
+            logger.warning("verl_setpo: step %s: and %d causes more", self.global_steps, len(counts) - MAX_CAUSES)
 
     def _coef(self) -> float:
         """The coef of this step; under `auto` that of the batches so far, until the estimator adds this one."""
@@ -255,11 +326,17 @@ class SetRLMixin:
             **counts,
         )
         metrics.update(step_metrics(report))
+        metrics.update(self._signal_metrics(step.signal.failures))
         if self.settings.rollout_log:
             extras = rows.log_extras(batch.keys, self.config.data.max_response_length, self.tokenizer.eos_token_id)
             write_rollout_log(
                 self.settings.rollout_log, rollout_rows(report, extras, self.global_steps), self.global_steps
             )
+
+    def _signal_metrics(self, failures: Sequence[str | None]) -> dict[str, float]:
+        """Figures of the signal, under its name: every step says which one it used, and for how many prompts."""
+        found = {"groups": float(sum(cause is None for cause in failures)), **self.signal.metrics()}
+        return {f"set_rl/{self.settings.signal.name}/{name}": value for name, value in found.items()}
 
 
 class _Rows:
@@ -275,17 +352,20 @@ class _Rows:
         self.returns_BT = padded["returns"]
         self.extra_fields = list(data["extra_fields"]) if "extra_fields" in data else [{}] * len(self.responses)
         self.extra_info = list(data["extra_info"]) if "extra_info" in data else [{}] * len(self.responses)
+        self.prompts = list(data["raw_prompt"]) if "raw_prompt" in data else [None] * len(self.responses)
         self.answers: dict[int, str] = {}
 
     @classmethod
-    def read(cls, batch: KVBatchMeta, kl_in_reward: bool) -> _Rows:
+    def read(cls, batch: KVBatchMeta, kl_in_reward: bool, with_prompt: bool) -> _Rows:
         reward_field = "token_level_rewards" if kl_in_reward else "rm_scores"
         fields = ["response_mask", "responses", reward_field, "advantages", "returns", "extra_fields", "extra_info"]
+        if with_prompt:
+            fields.append("raw_prompt")
         return cls(
             tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields), reward_field
         )
 
-    def rollout(self, row: int, uid: str, session: int, tokenizer: Any) -> Rollout:
+    def rollout(self, row: int, uid: str, session: int, group_size: int, tokenizer: Any) -> Rollout:
         tokens = self.responses[row]
 
         def text() -> str:
@@ -295,7 +375,15 @@ class _Rows:
         answer = info.get("pred")
         # The reward function's own canonical answer, else what the response marks as its answer.
         self.answers[row] = find_answer(text()) if answer is None else str(answer)
-        return Rollout(uid=uid, session=session, token_ids=tokens, answer=self.answers[row], text=text)
+        return Rollout(
+            uid=uid,
+            session=session,
+            token_ids=tokens,
+            answer=self.answers[row],
+            text=text,
+            question=question_of(self.prompts[row]),
+            group_size=group_size,
+        )
 
     def log_extras(self, keys: list[str], max_length: int, eos_token_id: int) -> list[dict[str, Any]]:
         extras: list[dict[str, Any]] = []
@@ -320,9 +408,15 @@ def _first_token(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor
     return torch.where(mask_BT.any(-1), values_BT.gather(-1, first_B)[:, 0], 0.0)
 
 
-def prepare_config(config: DictConfig, method: Method) -> None:
+def _count_nodes() -> int:
+    """Nodes of the cluster that run actors; 1 where Ray has not started."""
+    return max(sum(node["Alive"] for node in ray.nodes()), 1) if ray.is_initialized() else 1
+
+
+def prepare_config(config: DictConfig, method: Method, run: Run) -> None:
     """Write into verl's config what the rest of verl must see under our method."""
     with open_dict(config):
+        config.algorithm.set_rl.run = {"name": run.name, "nodes": run.nodes}
         # verl compares the mode's name and looks up keys by it, so the parent class must see its own.
         config.trainer.v1.trainer_mode = TRAINER_MODES[config.trainer.v1.trainer_mode]
         config.algorithm.adv_estimator = method.estimator

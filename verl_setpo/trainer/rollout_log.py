@@ -26,6 +26,7 @@ def rollout_rows(report: StepReport, extras: list[dict[str, Any]], global_step: 
                     **extras[row],
                     "reward": round(step.rewards_PN[p, i].item(), 6),
                     "cluster": int(report.clusters_PN[p, i]),
+                    **({} if step.signal.notes is None else {"strategy": step.signal.notes[p][i]}),
                     "credit": None if step.credit_PN is None else round(step.credit_PN[p, i].item(), 6),
                     "base_advantage": round(step.base_PN[p, i].item(), 6),
                     "advantage": round(report.advantage_PN[p, i].item(), 6),

@@ -95,6 +95,13 @@ class SignalSettings(BaseModel):
     name: str
 
 
+class RunSettings(BaseModel):
+    """Written by the trainer, for the reward workers: what the run is called, and how many nodes its cluster has."""
+
+    name: str
+    nodes: int
+
+
 class SetRLSettings(BaseModel):
     """`algorithm.set_rl`. See `config/set_rl/*.yaml` for each key's meaning."""
 
@@ -120,6 +127,7 @@ class SetRLSettings(BaseModel):
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
     rollout_log: str | None = None
     seed: int = 0
+    run: RunSettings | None = None
 
     @field_validator("base_estimator")
     @classmethod
@@ -180,10 +188,17 @@ def read_settings(algorithm: DictConfig) -> SetRLSettings:
         first = error.errors()[0]
         key = ".".join(["algorithm.set_rl", *(str(part) for part in first["loc"] if part not in _FORMS)])
         if first["type"] == "extra_forbidden":
-            known = ", ".join((Schedule if _SCHEDULE in first["loc"] else SetRLSettings).model_fields)
+            known = ", ".join(Schedule.model_fields if _SCHEDULE in first["loc"] else _keys())
             raise ValueError(f"{key} is not a key of verl_setpo; the keys are {known}.") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{key}: {message} (found {first['input']!r}).") from None
+        # What people write under `signal` may be a URL with a key in it.
+        found = "" if first["loc"][0] == "signal" else f" (found {first['input']!r})"
+        raise ValueError(f"{key}: {message}{found}.") from None
+
+
+def _keys() -> list[str]:
+    """The keys that a user may set."""
+    return [name for name in SetRLSettings.model_fields if name != "run"]
 
 
 @dataclass(frozen=True)
@@ -233,14 +248,14 @@ def check_config(config: DictConfig) -> Method:
     _check_base(base)
     for key in _FOREIGN_KEYS[estimator]:
         if key in settings.model_fields_set:
-            has = [name for name in SetRLSettings.model_fields if name not in _FOREIGN_KEYS[estimator]]
+            has = [name for name in _keys() if name not in _FOREIGN_KEYS[estimator]]
             raise ValueError(
                 f"algorithm.set_rl.{key} is not a key of {estimator}, which would not read it: remove it, or choose "
                 f"another method; the keys of {estimator} are {', '.join(has)}."
             )
     _check_coef(settings)
     _check_objective(estimator, settings, config.actor_rollout_ref.rollout.n)
-    _check_signal(estimator, settings)
+    _check_signal(estimator, settings, config)
     _check_group(estimator, settings, config.actor_rollout_ref.rollout.n)
     inner_manager_class(settings.reward_manager)
     if estimator != "set_loo" and config.algorithm.get("use_kl_in_reward", False):
@@ -324,14 +339,33 @@ def inner_manager_class(inner: str | dict[str, Any]) -> type[RewardManagerBase]:
         ) from None
 
 
-def _check_signal(estimator: str, settings: SetRLSettings) -> None:
-    provides = signal_class(settings.signal.name).provides
-    build_signal(settings.signal.name, settings.signal_keys)
+def _check_signal(estimator: str, settings: SetRLSettings, config: DictConfig) -> None:
+    name = settings.signal.name
+    provides = signal_class(name).provides
+    build_signal(name, settings.signal_keys)
     by_kernel = estimator == "set_loo" or (estimator == "set_rl" and get_objective(settings.objective).needs_kernel)
     if not by_kernel and provides != "clusters":
         raise ValueError(
-            f"algorithm.set_rl.signal.name={settings.signal.name} gives a {provides}, and {estimator} needs clusters: "
-            "set algorithm.set_rl.signal.name=answer."
+            f"algorithm.set_rl.signal.name={name} gives a {provides}, and {estimator} needs clusters: "
+            "set algorithm.set_rl.signal.name=answer or judge."
+        )
+    if settings.signal_keys.get("kind") == "reward_model":
+        _check_reward_model(name, config)
+
+
+def _check_reward_model(signal: str, config: DictConfig) -> None:
+    """What verl's own reward-model server needs, to serve a judge or an embedder instead of a reward model."""
+    reward = config.reward
+    if not reward.reward_model.enable:
+        raise ValueError(
+            f"algorithm.set_rl.signal.kind=reward_model needs the server that serves the {signal}: set "
+            "reward.reward_model.enable=True and reward.reward_model.model_path."
+        )
+    if reward.custom_reward_function.path is None:
+        raise ValueError(
+            "reward.custom_reward_function.path=null makes verl take the reward from the model that is to serve the "
+            f"{signal} (algorithm.set_rl.signal.kind=reward_model): set it to your reward function, or to verl's own, "
+            "with .path=pkg://verl.utils.reward_score and .name=default_compute_score."
         )
 
 

@@ -7,11 +7,11 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from verl_setpo.signals.endpoint import EndpointError
 from verl_setpo.signals.judge.judge import Judge, JudgeSettings, Verdict
@@ -38,14 +38,26 @@ class Group(BaseModel):
 
 def load_groups(path: str | Path = BUILTIN_GROUPS) -> list[Group]:
     """One group a line; ValueError names the line that is wrong."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     groups = []
     # Not splitlines, which would also split at what a response may hold.
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+    for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
         try:
             groups.append(Group.model_validate(json.loads(line)))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {str(error).splitlines()[0]}") from None
+        except (ValueError, RecursionError) as error:  # the latter for JSON that is nested too deep
+            raise ValueError(f"{path}, line {number}: {_problem(error)}") from None
     return groups
+
+
+def _problem(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return f"no JSON ({error})"
+    first = error.errors(include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 @dataclass
@@ -179,8 +191,16 @@ def _mean(values: Iterable[float]) -> float:
     return _ratio(sum(numbers), len(numbers))
 
 
-async def measure(settings: JudgeSettings, groups: Sequence[Group], shuffles: int = 3) -> Quality:
+async def measure(
+    settings: JudgeSettings,
+    groups: Sequence[Group],
+    shuffles: int = 3,
+    on_call: Callable[[Verdict | EndpointError], None] = lambda result: None,
+) -> Quality:
     """Ask a judge about each group `shuffles` times, in an order of its own each time.
+
+    Args:
+        on_call: told the result of each call as soon as it is there.
 
     Raises:
         ValueError: as `Judge`. What fails while asking is counted, not raised.
@@ -190,15 +210,20 @@ async def measure(settings: JudgeSettings, groups: Sequence[Group], shuffles: in
     for shuffle in range(shuffles):
         judge = Judge(settings.model_copy(update={"seed": settings.seed + shuffle, "cache_size": 0}))
         try:
-            runs.append(await asyncio.gather(*(_ask(judge, group) for group in groups)))
+            runs.append(await asyncio.gather(*(_ask(judge, group, on_call) for group in groups)))
         finally:
             await judge.close()
         answers, bad_answers = answers + judge.stats.answers, bad_answers + judge.stats.bad_answers
     return summarise(groups, runs, answers, bad_answers)
 
 
-async def _ask(judge: Judge, group: Group) -> Verdict | EndpointError:
+async def _ask(
+    judge: Judge, group: Group, on_call: Callable[[Verdict | EndpointError], None]
+) -> Verdict | EndpointError:
+    result: Verdict | EndpointError
     try:
-        return await judge.cluster(group.question, group.responses)
+        result = await judge.cluster(group.question, group.responses)
     except EndpointError as error:
-        return error
+        result = error
+    on_call(result)
+    return result

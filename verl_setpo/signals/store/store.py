@@ -1,0 +1,277 @@
+"""The signal store: Ray actors that work on rollouts while others still generate, and the two ends that reach them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from verl_setpo.signals.store.settings import StoreSettings
+from verl_setpo.signals.store.shard import Ask, Collected, Item, Reply, Shard
+from verl_setpo.signals.store.usage import SignalError, Usage
+from verl_setpo.signals.store.work import Work
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 10.0
+"""What an actor may take beyond `wait_s` to answer at all, before it counts as dead."""
+AGAIN_S = 0.5
+MAX_CALLS = 100_000
+"""Calls that wait in one actor at a time; Ray's 1,000 would hold up a large step."""
+_GONE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ValueError)
+"""ValueError: there is no actor of this name."""
+
+
+class ShardActor:
+    """A `Shard` in a Ray actor. Built at its first call, in the actor's event loop, and anew when Ray restarts it."""
+
+    def __init__(self, build: Callable[[], Work], keep_s: float, max_bytes: int) -> None:
+        self._build, self._keep_s, self._max_bytes = build, keep_s, max_bytes
+        self._made: Shard | None = None
+        self._work: Work | None = None
+        # The library of the endpoints' client logs each request.
+        for name in ("httpx", "httpcore", "openai"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    def _shard(self) -> Shard:
+        if self._made is None:
+            self._work = self._build()
+            self._made = Shard(self._work, self._keep_s, self._max_bytes)
+        return self._made
+
+    async def check(self) -> str | None:
+        """None, or the sentence that says why this signal cannot work."""
+        try:
+            self._shard()
+            assert self._work is not None
+            await self._work.check()
+        except Exception as error:
+            failure = SignalError.of(error)
+            return str(error) if isinstance(error, ValueError) else failure.message
+        return None
+
+    async def submit(self, items: Sequence[Item]) -> None:
+        await self._shard().submit(items)
+
+    async def settle(self, uid: str, session: int) -> None:
+        await self._shard().settle(uid, session)
+
+    async def missing(self, asks: Sequence[Ask]) -> list[tuple[str, int]]:
+        return self._shard().missing(asks)
+
+    async def collect(self, asks: Sequence[Ask], wait_s: float) -> Collected:
+        return await self._shard().collect(asks, wait_s)
+
+    async def close(self) -> None:
+        if self._made is not None:
+            await self._made.close()
+
+
+class Store:
+    """One end of the store: the trainer's, which starts it and collects, or a reward worker's, which submits.
+
+    name: of this run's store, the same at both ends. A rollout's shard follows from its prompt's uid.
+    """
+
+    def __init__(self, name: str, shards: int, settings: StoreSettings) -> None:
+        self.name, self.shards, self.settings = name, shards, settings
+        self._actors: dict[int, Any] = {}
+        self._sent: set[asyncio.Future[Any]] = set()
+        self._make: Callable[[int], Any] | None = None
+
+    # ---- the trainer's end
+
+    def start(self, build: Callable[[], Work], placement_groups: Sequence[Any] = ()) -> None:
+        """Start the actors, spread over the nodes, and check that each can work.
+
+        Raises:
+            ValueError: one sentence that says why a run would have no signal.
+        """
+        settings = self.settings
+        max_bytes = int(settings.max_memory_mb * 2**20 / self.shards)
+        nodes = alive_nodes()
+        remote = ray.remote(ShardActor)
+
+        def make(index: int) -> Any:
+            strategy: Any = NodeAffinitySchedulingStrategy(nodes[index % len(nodes)], soft=True)
+            if settings.num_gpus and placement_groups:
+                # verl's pools hold all GPUs; a share of one is left beside the workers in them.
+                strategy = PlacementGroupSchedulingStrategy(placement_groups[index % len(placement_groups)])
+            return remote.options(
+                name=self._name(index),
+                get_if_exists=True,
+                num_cpus=settings.num_cpus,
+                num_gpus=settings.num_gpus,
+                scheduling_strategy=strategy,
+                max_restarts=-1,
+                max_concurrency=MAX_CALLS,
+            ).remote(build, settings.keep_s, max_bytes)
+
+        self._make = make
+        self._actors = {index: make(index) for index in range(self.shards)}
+        try:
+            checks = [actor.check.remote() for actor in self._actors.values()]
+            problems = ray.get(checks, timeout=settings.start_timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            problems = [
+                f"algorithm.set_rl.signal: its {self.shards} actors did not start within {settings.start_timeout_s:g} s"
+                f" (signal.start_timeout_s): has the cluster {settings.num_cpus:g} CPUs and {settings.num_gpus:g} GPUs "
+                "left for each (signal.num_cpus, signal.num_gpus)?"
+            ]
+        except ray.exceptions.RayError as error:
+            problems = [f"algorithm.set_rl.signal: its actors do not start ({SignalError.of(error).message})"]
+        found = next((problem for problem in problems if problem), None)
+        if found:
+            self.close()
+            raise ValueError(found)
+
+    def collect(self, asks: Sequence[Ask], item_of: Callable[[str, int], Item]) -> tuple[list[Reply], StoreReport]:
+        """The results of groups, in order, waited for at most `wait_s` seconds; what the store lacks is sent again.
+
+        Args:
+            item_of: the rollout of (uid, session), for what a shard lost or never got.
+        """
+        start = time.monotonic()
+        by_shard: dict[int, list[int]] = {index: [] for index in range(self.shards)}
+        for position, ask in enumerate(asks):
+            by_shard[self._index(ask.uid)].append(position)
+        replies: list[Reply] = [Reply(None, SignalError("lost", "the store did not answer"))] * len(asks)
+        report = StoreReport()
+        with ThreadPoolExecutor(self.shards, thread_name_prefix="collect-signals") as threads:
+            parts = {
+                index: threads.submit(self._collect_one, index, [asks[p] for p in positions], item_of, start)
+                for index, positions in by_shard.items()
+            }
+        for index, positions in by_shard.items():
+            collected, resent = parts[index].result()
+            for position, reply in zip(positions, collected.replies, strict=True):
+                replies[position] = reply
+            report.add(collected, resent)
+        report.waited_s = time.monotonic() - start
+        return replies, report
+
+    def _collect_one(
+        self, index: int, asks: Sequence[Ask], item_of: Callable[[str, int], Item], start: float
+    ) -> tuple[Collected, int]:
+        """From one shard; an actor that died is made again, and gets what it had."""
+        resent = 0
+        while True:
+            left = max(start + self.settings.wait_s - time.monotonic(), 0)
+            try:
+                actor = self._actor(index)
+                absent = ray.get(actor.missing.remote(asks), timeout=left + GRACE_S)
+                if absent:
+                    actor.submit.remote([item_of(uid, session) for uid, session in absent])
+                    resent += len(absent)
+                left = max(start + self.settings.wait_s - time.monotonic(), 0)
+                return ray.get(actor.collect.remote(asks, left), timeout=left + GRACE_S), resent
+            except ray.exceptions.RayTaskError as error:
+                failure = SignalError.of(error.cause if isinstance(error.cause, BaseException) else error)
+                break
+            except _GONE as error:
+                self._actors.pop(index, None)
+                failure = SignalError("store", f"a store actor is gone ({type(error).__name__})")
+                if time.monotonic() + AGAIN_S > start + self.settings.wait_s:
+                    break
+                logger.warning("verl_setpo: an actor of the signal store is gone; it is started again")
+                time.sleep(AGAIN_S)
+        return Collected([Reply(None, failure)] * len(asks), Usage(), 0, 0, 0), resent
+
+    def close(self) -> None:
+        """End the actors. Only the end that started them does."""
+        if self._make is None:
+            return
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors, self._make = {}, None
+
+    # ---- a reward worker's end
+
+    async def submit(self, item: Item, settle: bool = False) -> None:
+        """Send a rollout, without waiting for anything but Ray.
+
+        What does not arrive is sent again at `collect`.
+
+        Args:
+            settle: wait until the work that this rollout starts is done, at most `wait_s` seconds.
+        """
+        index = self._index(item.uid)
+        actor = self._actor(index)
+        self._watch(index, actor.submit.remote([item]))
+        if settle:
+            future = self._watch(index, actor.settle.remote(item.uid, item.session))
+            await asyncio.wait([future], timeout=self.settings.wait_s)
+
+    def _watch(self, index: int, ref: Any) -> asyncio.Future[Any]:
+        """Note when an actor is gone, so that the next rollout looks for the one in its place."""
+        future = asyncio.wrap_future(ref.future())
+        self._sent.add(future)
+
+        def done(_: asyncio.Future[Any]) -> None:
+            self._sent.discard(future)
+            if not future.cancelled() and future.exception() is not None:
+                self._actors.pop(index, None)
+
+        future.add_done_callback(done)
+        return future
+
+    # ---- both
+
+    def _index(self, uid: str) -> int:
+        return int.from_bytes(hashlib.blake2b(uid.encode(), digest_size=8).digest(), "big") % self.shards
+
+    def _name(self, index: int) -> str:
+        return f"{self.name}_{index}"
+
+    def _actor(self, index: int) -> Any:
+        if index not in self._actors:
+            self._actors[index] = self._make(index) if self._make else ray.get_actor(self._name(index))
+        return self._actors[index]
+
+
+class StoreReport:
+    """What one collect cost, over all shards."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.groups = self.ready = self.resent = self.dropped = self.held_groups = self.held_bytes = 0
+        self.failures: dict[str, int] = {}
+        self.waited_s = 0.0
+
+    def add(self, collected: Collected, resent: int) -> None:
+        self.usage = self.usage + collected.usage
+        self.groups += len(collected.replies)
+        self.ready += sum(reply.ready for reply in collected.replies)
+        self.resent += resent
+        self.dropped += collected.dropped
+        self.held_groups += collected.held_groups
+        self.held_bytes += collected.held_bytes
+        for reply in collected.replies:
+            if reply.failure is not None:
+                self.failures[reply.failure.kind] = self.failures.get(reply.failure.kind, 0) + 1
+
+    def metrics(self) -> dict[str, float]:
+        """By the names under which they are logged."""
+        return {
+            **self.usage.metrics(),
+            **{f"failed_groups/{kind}": float(count) for kind, count in self.failures.items()},
+            "ready": self.ready / self.groups if self.groups else math.nan,
+            "collect_wait_s": self.waited_s,
+            "sent_again": float(self.resent),
+            "dropped_groups": float(self.dropped),
+            "held_groups": float(self.held_groups),
+            "held_mb": self.held_bytes / 2**20,
+        }
+
+
+def alive_nodes() -> list[str]:
+    """Ids of the nodes that can run actors, as verl chooses them for its reward workers."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
