@@ -16,6 +16,9 @@ class SignalError(Exception):
         super().__init__(kind, message)
         self.kind, self.message = kind, message
 
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
     @classmethod
     def of(cls, error: BaseException) -> SignalError:
         """Any error as one of these; errors of endpoints and embedders keep their kind and message."""
