@@ -18,6 +18,8 @@ from verl_setpo.signals.embedding.text import encodable
 from verl_setpo.signals.embedding.truncate import Fitted, Truncator
 
 PROBE = "1 + 1 = 2"
+OF_A_TEXT = ("refused", "bad_answer", "model")
+"""Kinds of failure that one text of a request can bring about, and another need not meet."""
 
 
 class EmbeddingError(Exception):
@@ -129,6 +131,7 @@ class Embedder(ABC):
         """The rows of distinct texts by their keys, and the keys of those that this call asked the model for."""
         rows = {key: self._cache[key] for key in texts if key in self._cache}
         tasks = {self._pending[key] for key in texts if key in self._pending}
+        others = set(tasks)
         new = {key: text for key, text in texts.items() if key not in rows and key not in self._pending}
         if new:
             # A task of its own: a caller that gives up must take no other caller's answer with it.
@@ -137,8 +140,17 @@ class Embedder(ABC):
             task.add_done_callback(lambda done: self._finished(list(new), done))
             tasks.add(task)
         for task in tasks:
-            rows |= await asyncio.shield(task)
-        return rows, list(new)
+            try:
+                rows |= await asyncio.shield(task)
+            except EmbeddingError as error:
+                if task not in others or error.kind not in OF_A_TEXT:
+                    raise
+        asked = list(new)
+        if lost := {key: text for key, text in texts.items() if key not in rows}:
+            # The other call's request failed, perhaps for another of its texts: these are asked for again.
+            again, asked_again = await self._rows(lost)
+            rows, asked = rows | again, asked + asked_again
+        return rows, asked
 
     async def _fill(self, texts: dict[bytes, str]) -> dict[bytes, _Row]:
         loop = asyncio.get_running_loop()
