@@ -35,6 +35,7 @@ from verl.workers.utils.padding import response_to_nested
 
 from verl_setpo.signals import Rollout, Run, build_signal, collect_safely, question_of
 from verl_setpo.signals.answer import cluster_answers, find_answer
+from verl_setpo.trainer.colocated_reward import compute_rewards
 from verl_setpo.trainer.estimators import Step, min_group_size
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.metrics import StepReport, step_metrics
@@ -116,6 +117,12 @@ class SetRLMixin:
         finally:
             if asleep:
                 manager.sleep()
+
+    def _compute_reward_colocate(self, batch: KVBatchMeta, metrics: dict | None = None) -> KVBatchMeta:
+        """Rewards of a batch with a colocated reward model: by verl, or by a reward function while it serves us."""
+        if self.config.reward.custom_reward_function.path is None:
+            return super()._compute_reward_colocate(batch, metrics)  # type: ignore[misc]
+        return compute_rewards(batch, self.reward_loop_manager.compute_rm_score, self.tokenizer.pad_token_id)
 
     def fit(self, agent_loop_manager: Any) -> None:
         """verl's training, after which the signal gives back what it holds."""

@@ -34,14 +34,18 @@ class StoreSettings(BaseModel):
 
 
 def split_keys(keys: Mapping[str, Any]) -> tuple[StoreSettings, dict[str, Any]]:
-    """The store's settings, and the keys that are not its own; ValueError names a wrong one."""
+    """The store's settings, and the keys that are not its own; ValueError names a wrong one.
+
+    A null address or model, which a config file has until it is filled in, counts as not given.
+    """
     ours = {key: value for key, value in keys.items() if key in StoreSettings.model_fields}
     try:
         settings = StoreSettings(**ours)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{PREFIX}{first['loc'][0]}: {first['msg']} (found {first['input']!r}).") from None
-    return settings, {key: value for key, value in keys.items() if key not in ours}
+    unset = {key for key in ("base_url", "model") if keys.get(key) is None}
+    return settings, {key: value for key, value in keys.items() if key not in ours and key not in unset}
 
 
 def shared(settings: Mapping[str, Any], shards: int) -> dict[str, Any]:
