@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import ray
 import torch
 import transfer_queue as tq
 import verl.trainer.main_ppo
@@ -27,9 +26,8 @@ MAX_RESPONSE = 6
 
 
 @pytest.fixture(scope="session")
-def queue():
+def queue(ray_logs):
     """A running TransferQueue."""
-    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, logging_level="ERROR", configure_logging=False)
     config = compose_config()
     with open_dict(config):
         config.transfer_queue.enable = True
@@ -37,7 +35,6 @@ def queue():
     tq.init(config.transfer_queue)
     yield tq
     tq.close()
-    ray.shutdown()
 
 
 def compose_config(*overrides: str) -> DictConfig:
@@ -93,6 +90,7 @@ class Row:
     text: str = "ab"
     pred: str | None = None
     eos: bool = True
+    question: str = "What is 3 + 4?"
 
 
 @dataclass
@@ -151,6 +149,7 @@ def put_rows(rows: list[Row], pad_to: int = 1) -> tuple[KVBatchMeta, list[Row | 
                 "old_log_probs": log_probs,
                 "extra_fields": {"reward_extra_info": extra},
                 "extra_info": {"index": 7},
+                "raw_prompt": [{"role": "user", "content": row.question}],
                 "num_turns": 2,
             }
         )

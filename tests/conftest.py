@@ -1,0 +1,24 @@
+"""Ray, started at most once for all tests that need it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+KEY, KEY_ENV = "sk-canary-29f1c7e04ab8", "VERL_SETPO_TESTS_KEY"
+WRONG_KEY, WRONG_KEY_ENV = "sk-canary-wrong-71d3", "VERL_SETPO_TESTS_WRONG_KEY"
+"""Keys of servers, in the environment of this process and of all actors. They must appear nowhere else."""
+
+
+@pytest.fixture(scope="session")
+def ray_logs():
+    """A running Ray; its value is the folder into which Ray writes what actors print."""
+    import ray
+
+    os.environ[KEY_ENV], os.environ[WRONG_KEY_ENV] = KEY, WRONG_KEY
+    ray.init(num_cpus=4, num_gpus=0, include_dashboard=False, logging_level="ERROR", configure_logging=False)
+    yield Path(ray._private.worker._global_node.get_logs_dir_path())
+    ray.shutdown()
+    del os.environ[KEY_ENV], os.environ[WRONG_KEY_ENV]
