@@ -29,18 +29,6 @@ class Run:
     log: str
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
-    """Data and a briefly warm-started model, made by the command that the README names."""
-    folder = tmp_path_factory.mktemp("inputs")
-    command = [sys.executable, "-m", "verl_setpo.cli", "data"]
-    sizes = ["--train-size", "64", "--test-size", "8"]
-    subprocess.run([*command, "polynomial", "--out", str(folder / "data"), *sizes], check=True)
-    model = ["tiny-model", "--task", "polynomial", "--data", str(folder / "data"), "--out", str(folder / "model")]
-    subprocess.run([*command, *model, "--steps", "600"], check=True)
-    return folder
-
-
 def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str) -> Run:
     """Run the recipe in a session of its own, so that whatever it leaves behind can be ended."""
     environment = {
