@@ -41,7 +41,8 @@ def leaves(config: DictConfig, prefix: str = "") -> dict[str, object]:
 
 
 def test_there_is_a_yaml_file_for_each_group_and_no_other():
-    options = {path.name.removesuffix(".yaml") for path in (files("verl_setpo.config") / "set_rl").iterdir()}
+    folder = files("verl_setpo.config") / "set_rl"
+    options = {path.name.removesuffix(".yaml") for path in folder.iterdir() if path.is_file()}
     assert options == set(GROUPS)
 
 
