@@ -6,9 +6,11 @@ structured output alone. The embedding model is the real all-MiniLM-L6-v2.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,12 +95,20 @@ def serve_vllm(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent,
         )
     try:
         wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log, limit_s)
         yield VllmServer(f"http://127.0.0.1:{port}/v1", name, str(folder), process.pid)
     finally:
         end_session(process)
+
+
+def end_with_parent() -> None:
+    """Let the kernel end the server where pytest itself is killed, e.g. by `timeout`, and `finally` never runs."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path, limit_s: float) -> None:
