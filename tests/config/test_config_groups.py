@@ -187,6 +187,7 @@ OPEN = (
     "actor_rollout_ref.model.override_config.",
     "actor_rollout_ref.rollout.engine_kwargs.vllm.",
     "actor_rollout_ref.rollout.enable_sleep_mode",
+    "reward.reward_model.rollout.enable_sleep_mode",
     "ray_kwargs.ray_init.",
     "trainer.v1.sampler.sampler_kwargs.",
 )

@@ -1,4 +1,4 @@
-"""The vLLM worker's side of a weight update on the CPU engine."""
+"""What verl does inside vLLM's workers, for the CPU engine and for reward models that generate no text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+
+class RewardModelWorkerExtension(vLLMColocateWorkerExtension):
+    """verl's worker extension for `reward.reward_model`, on any device: an encoder, such as BERT, is served too.
+
+    verl wraps `compute_logits` of every model that it serves, and an encoder has none: the server would not start.
+    """
+
+    model_runner: Any  # of the vLLM worker that this class is mixed into
+
+    def monkey_patch_model(self, vocab_size: int, banned_token_ids: list[int] | None = None) -> None:
+        """Keep verl's mask of illegal tokens where there are tokens to sample."""
+        if hasattr(self.model_runner.get_model(), "compute_logits"):
+            super().monkey_patch_model(vocab_size, banned_token_ids)
 
 
 class CpuWorkerExtension(vLLMColocateWorkerExtension):
