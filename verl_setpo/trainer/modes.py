@@ -62,6 +62,7 @@ class SetRLMixin:
     resource_pool_manager: Any
 
     def __init__(self, config: DictConfig) -> None:
+        _keep_warnings()
         self._read_method(config)
         if not self.signal.needs_workers:
             # Before the models are loaded, which takes minutes: here a wrong address ends the run at once.
@@ -407,6 +408,14 @@ class _Rows:
                 }
             )
         return extras
+
+
+def _keep_warnings() -> None:
+    """Log where verl's trainer process does: a library that vLLM imports there raises the root's level to ERROR."""
+    ours, verls = logging.getLogger("verl_setpo"), logging.getLogger("verl")
+    if verls.handlers:
+        ours.handlers, ours.propagate = list(verls.handlers), False
+        ours.setLevel(logging.WARNING)
 
 
 def _first_token(values_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

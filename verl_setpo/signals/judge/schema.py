@@ -67,7 +67,8 @@ def parse_answer(content: str, ids: Sequence[str], max_strategy_chars: int) -> d
         EndpointError: bad_answer, for anything but a JSON object with exactly `ids`, once each, and integer clusters.
     """
     try:
-        entries = _ENTRIES.validate_python(json.loads(content, object_pairs_hook=_no_key_twice))
+        # Not strict: xgrammar lets raw control characters into a string with a maxLength. _one_line drops them.
+        entries = _ENTRIES.validate_python(json.loads(content, strict=False, object_pairs_hook=_no_key_twice))
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join("<id>" if i == 0 else str(part) for i, part in enumerate(first["loc"]))

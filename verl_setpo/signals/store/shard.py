@@ -68,10 +68,11 @@ class Collected:
 
 @dataclass
 class _Job:
-    """Work under way or done for these sessions; its result by session."""
+    """Work under way or done for these sessions; its result by session. before: why the same work failed before."""
 
     digests: dict[int, bytes]
     task: asyncio.Task[dict[int, Any]]
+    before: SignalError | None = None
 
     @property
     def failure(self) -> SignalError | None:
@@ -185,7 +186,8 @@ class Shard:
             if pending:
                 _, pending = await asyncio.wait(pending, timeout=max(end - self._clock(), 0))
             if pending:
-                return Reply(None, SignalError("timeout", "there was no result in time (signal.wait_s)"))
+                late = SignalError("timeout", "there was no result in time (signal.wait_s)")
+                return Reply(None, next((job.before for job in jobs if job.before is not None), late))
             failure = next((job.failure for job in jobs if job.failure is not None), None)
             if failure is None:
                 results = {session: result for job in jobs for session, result in job.task.result().items()}
@@ -223,7 +225,8 @@ class Shard:
             if known is not None and known.digests == digests and not self._passes(known):
                 continue
             texts = [group.items[session].text for session in part]
-            job = _Job(digests, asyncio.create_task(self._run(group.question, part, texts)))
+            before = known.failure if known is not None and known.digests == digests else None
+            job = _Job(digests, asyncio.create_task(self._run(group.question, part, texts)), before)
             job.task.add_done_callback(_seen)
             for session in part:
                 group.jobs[session] = job

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -162,7 +163,7 @@ class Store:
         self, index: int, asks: Sequence[Ask], item_of: Callable[[str, int], Item], start: float
     ) -> tuple[Collected, int]:
         """From one shard; an actor that died is made again, and gets what it had."""
-        resent = 0
+        resent, late = 0, set[str]()
         while True:
             left = max(start + self.settings.wait_s - time.monotonic(), 0)
             try:
@@ -171,8 +172,12 @@ class Store:
                 if absent:
                     actor.submit.remote([item_of(uid, session) for uid, session in absent])
                     resent += len(absent)
+                    late.update(uid for uid, _ in absent)
                 left = max(start + self.settings.wait_s - time.monotonic(), 0)
-                return ray.get(actor.collect.remote(asks, left), timeout=left + GRACE_S), resent
+                got: Collected = ray.get(actor.collect.remote(asks, left), timeout=left + GRACE_S)
+                # What was sent just now may be there at once, from a cache; ready it was not.
+                pairs = zip(asks, got.replies, strict=True)
+                return replace(got, replies=[replace(r, ready=r.ready and a.uid not in late) for a, r in pairs]), resent
             except ray.exceptions.RayTaskError as error:
                 failure = SignalError.of(error.cause if isinstance(error.cause, BaseException) else error)
                 break
