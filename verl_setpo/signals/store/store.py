@@ -59,16 +59,18 @@ class ShardActor:
             return str(error) if isinstance(error, ValueError) else failure.message
         return None
 
-    async def submit(self, items: Sequence[Item]) -> None:
-        await self._shard().submit(items)
+    # Ray starts the calls of an asynchronous actor in any order: what must come after a submit is in the same call.
 
-    async def settle(self, uid: str, session: int) -> None:
-        await self._shard().settle(uid, session)
+    async def submit(self, items: Sequence[Item], settle: bool = False) -> None:
+        await self._shard().submit(items)
+        for item in items if settle else ():
+            await self._shard().settle(item.uid, item.session)
 
     async def missing(self, asks: Sequence[Ask]) -> list[tuple[str, int]]:
         return self._shard().missing(asks)
 
-    async def collect(self, asks: Sequence[Ask], wait_s: float) -> Collected:
+    async def collect(self, asks: Sequence[Ask], wait_s: float, items: Sequence[Item]) -> Collected:
+        await self._shard().submit(items)
         return await self._shard().collect(asks, wait_s)
 
     async def close(self) -> None:
@@ -169,12 +171,11 @@ class Store:
             try:
                 actor = self._actor(index)
                 absent = ray.get(actor.missing.remote(asks), timeout=left + GRACE_S)
-                if absent:
-                    actor.submit.remote([item_of(uid, session) for uid, session in absent])
-                    resent += len(absent)
-                    late.update(uid for uid, _ in absent)
+                items = [item_of(uid, session) for uid, session in absent]
+                resent += len(items)
+                late.update(item.uid for item in items)
                 left = max(start + self.settings.wait_s - time.monotonic(), 0)
-                got: Collected = ray.get(actor.collect.remote(asks, left), timeout=left + GRACE_S)
+                got: Collected = ray.get(actor.collect.remote(asks, left, items), timeout=left + GRACE_S)
                 # What was sent just now may be there at once, from a cache; ready it was not.
                 pairs = zip(asks, got.replies, strict=True)
                 return replace(got, replies=[replace(r, ready=r.ready and a.uid not in late) for a, r in pairs]), resent
@@ -209,10 +210,8 @@ class Store:
             settle: wait until the work that this rollout starts is done, at most `wait_s` seconds.
         """
         index = self._index(item.uid)
-        actor = self._actor(index)
-        self._watch(index, actor.submit.remote([item]))
+        future = self._watch(index, self._actor(index).submit.remote([item], settle))
         if settle:
-            future = self._watch(index, actor.settle.remote(item.uid, item.session))
             await asyncio.wait([future], timeout=self.settings.wait_s)
 
     def _watch(self, index: int, ref: Any) -> asyncio.Future[Any]:
