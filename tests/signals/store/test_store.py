@@ -195,6 +195,20 @@ def test_what_was_never_submitted_is_sent_at_collect_and_counted(judge, server):
     assert (found["sent_again"], found["ready"], found["calls"]) == (5, 0, 2)
 
 
+def test_what_collect_sends_is_there_when_it_asks_for_it(judge, server):
+    """Ray starts the calls of an asynchronous actor in any order."""
+    for i in range(100):
+        batch = judge.collect([[rollout(f"order{i}-{p}", 0, "factor", 1)] for p in range(3)])
+        assert batch.failures == (None, None, None)
+    assert judge.metrics()["held_groups"] == 0
+    worker = worker_end(server)
+    for i in range(30):
+        calls = len(server.asked)
+        submit(worker, [rollout("settles", i, f"way {i}", 1)], settle=True)
+        assert len(server.asked) == calls + 1
+    judge.collect([[rollout("settles", i, f"way {i}", 1) for i in range(30)]])
+
+
 def test_a_group_whose_rollout_failed_is_judged_with_the_rollouts_that_it_has(judge, server):
     """Four were to come, three did."""
     submit(worker_end(server), group("three", size=4))
