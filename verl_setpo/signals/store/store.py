@@ -89,6 +89,8 @@ class Store:
         self._actors: dict[int, Any] = {}
         self._sent: set[asyncio.Future[Any]] = set()
         self._make: Callable[[int], Any] | None = None
+        # Ray ends an actor with the handle that made it, one that it has just restarted too.
+        self._made: list[Any] = []
 
     # ---- the trainer's end
 
@@ -108,7 +110,7 @@ class Store:
             if settings.num_gpus and placement_groups:
                 # verl's pools hold all GPUs; a share of one is left beside the workers in them.
                 strategy = PlacementGroupSchedulingStrategy(placement_groups[index % len(placement_groups)])
-            return remote.options(
+            actor = remote.options(
                 name=self._name(index),
                 get_if_exists=True,
                 num_cpus=settings.num_cpus,
@@ -117,6 +119,8 @@ class Store:
                 max_restarts=-1,
                 max_concurrency=MAX_CALLS,
             ).remote(build, settings.keep_s, max_bytes)
+            self._made.append(actor)
+            return actor
 
         self._make = make
         self._actors = {index: make(index) for index in range(self.shards)}
@@ -197,7 +201,7 @@ class Store:
             return
         for actor in self._actors.values():
             ray.kill(actor)
-        self._actors, self._make = {}, None
+        self._actors, self._make, self._made = {}, None, []
 
     # ---- a reward worker's end
 
