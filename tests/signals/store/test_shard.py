@@ -416,7 +416,7 @@ async def test_what_nobody_collects_is_dropped_after_keep_s_without_news():
     clock = Clock()
     work = Scripted()
     shard = shard_of(work, keep_s=10, clock=clock)
-    await shard.submit([item("a", 0), item("b", 0)])
+    await shard.submit([item("b", 0), item("a", 0)])
     clock.now += 8
     await shard.submit([item("b", 1)])
     clock.now += 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal as signals
@@ -189,7 +190,7 @@ def test_settle_returns_no_later_than_wait_s(judge, server):
 
 
 def test_what_was_never_submitted_is_sent_at_collect_and_counted(judge, server):
-    submit(worker_end(server), group("half")[:1])
+    submit(worker_end(server), group("half")[:1], settle=True)
     assert_judged(judge.collect([group("half"), group("none")]), "half", "none")
     found = judge.metrics()
     assert (found["sent_again"], found["ready"], found["calls"]) == (5, 0, 2)
@@ -211,7 +212,7 @@ def test_what_collect_sends_is_there_when_it_asks_for_it(judge, server):
 
 def test_a_group_whose_rollout_failed_is_judged_with_the_rollouts_that_it_has(judge, server):
     """Four were to come, three did."""
-    submit(worker_end(server), group("three", size=4))
+    submit(worker_end(server), group("three", size=4), settle=True)
     assert_judged(judge.collect([group("three", size=3)]), "three")
     assert judge.metrics()["sent_again"] == 0
 
@@ -332,7 +333,7 @@ def test_limits_are_divided_among_the_shards(server, limit, part):
 
 
 @pytest.mark.parametrize("kill", [kill_process, kill_actor, kill_process_and_actor])
-def test_a_killed_actor_costs_no_group_and_later_rollouts_reach_the_one_in_its_place(judge, server, kill):
+def test_a_killed_actor_costs_no_group_and_later_rollouts_reach_the_one_in_its_place(judge, server, kill, caplog):
     index = [kill_process, kill_actor, kill_process_and_actor].index(kill)
     worker = worker_end(server)
     one, two, three = (group(uid) for uid in uids_of_shard(judge, index, 3))
@@ -344,10 +345,13 @@ def test_a_killed_actor_costs_no_group_and_later_rollouts_reach_the_one_in_its_p
     # Of the other shard nothing was lost. An actor that is about to die may still say what it lacks.
     assert found["sent_again"] in (6, 7)
     assert found["ready"] == pytest.approx(1 / 3)
+    caplog.clear()
+    gc.collect()  # Ray ends an actor whose first handle is gone, also where it has just restarted it
     # The worker still has the handle of the one that died: what that costs is sent again, at the latest.
     submit_until_taken(worker, three)
     assert_judged(judge.collect([three]), three)
     assert (judge.metrics()["sent_again"], judge.metrics()["ready"]) == (0, 1)
+    assert "is gone" not in caplog.text
 
 
 def submit_until_taken(worker, rollouts):
@@ -388,6 +392,16 @@ def test_an_actor_killed_while_the_trainer_waits_for_it_costs_no_group(judge, se
         held.let_go()
     assert judge.metrics()["sent_again"] == 6  # three, twice
     assert len(server.asked) == 2
+
+
+def test_settle_comes_back_when_the_actor_dies_over_the_work(judge, server):
+    (uid,) = uids_of_shard(judge, 0, 1)
+    held, pid = Held(), pid_of(judge, 0)
+    server.then = [lambda body: (os.kill(pid, signals.SIGKILL), held(body))[1]]
+    seconds = submit(worker_end(server), group(uid), settle=True)
+    held.let_go()
+    assert max(seconds) < WAIT_S / 2
+    assert_judged(judge.collect([group(uid)]), uid)
 
 
 # ---- start
