@@ -1,4 +1,4 @@
-"""Ray, started at most once for all tests that need it."""
+"""Ray and the real servers, started at most once for all tests that need them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+from tests.signals.vllm_server import judge_model, vllm_embeddings, vllm_judge
+
+__all__ = ["judge_model", "ray_logs", "vllm_embeddings", "vllm_judge"]
 
 KEY, KEY_ENV = "sk-canary-29f1c7e04ab8", "VERL_SETPO_TESTS_KEY"
 WRONG_KEY, WRONG_KEY_ENV = "sk-canary-wrong-71d3", "VERL_SETPO_TESTS_WRONG_KEY"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.signals.embedding.models import MINILM
 from verl_setpo.set_rl import marginal_set_advantage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -65,16 +66,29 @@ def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str) 
 
 
 @pytest.mark.slow
-def test_poly_epo_trains_in_sync_mode_and_vllm_follows_the_trainer(inputs, tmp_path):
+def test_poly_epo_trains_in_sync_mode_with_a_real_judge_and_vllm_follows_the_trainer(inputs, tmp_path, vllm_judge):
     log_dir = tmp_path / "rollouts"
-    run = train(inputs, tmp_path / "run", "poly_epo", 6, f"algorithm.set_rl.rollout_log={log_dir}")
+    judge = [
+        "+set_rl/signal=judge",
+        f"algorithm.set_rl.signal.base_url={vllm_judge.url}",
+        "algorithm.set_rl.signal.model=judge",
+        # An untrained model fills what it may, and says the same of all unless it draws.
+        "algorithm.set_rl.signal.max_strategy_chars=16",
+        "algorithm.set_rl.signal.temperature=1",
+    ]
+    run = train(inputs, tmp_path / "run", "poly_epo", 6, f"algorithm.set_rl.rollout_log={log_dir}", *judge)
 
     steps = [run.metrics[step] for step in range(1, 7)]
     # The weights move, and vLLM's log probs stay those of the trainer: it was 7e-3 while one layer missed the sync.
     assert sum(step["actor/grad_norm"] > 0 for step in steps) >= 4
     assert all(step["training/rollout_probs_diff_max"] < 1e-5 for step in steps)
     assert all(0 <= step["set_rl/credit_share"] <= 1 for step in steps)
-    assert all(step["set_rl/clusters_per_prompt/mean"] > 1 for step in steps)
+    # One call a prompt, and another for an answer that does not hold; none for the prompts of validation.
+    for step in steps:
+        assert step["set_rl/signal_failed_groups"] == 0
+        assert step["set_rl/judge/groups"] == 8
+        assert step["set_rl/judge/calls"] * step["set_rl/judge/parse_rate"] == pytest.approx(8)
+    assert all(step["set_rl/judge/completion_tokens"] > 8 * 8 for step in steps)
 
     # What was trained on is what the mathematics says of the logged rewards and clusters.
     rows = [json.loads(line) for line in (log_dir / "3.jsonl").read_text().splitlines()]
@@ -95,10 +109,16 @@ def test_poly_epo_trains_in_sync_mode_and_vllm_follows_the_trainer(inputs, tmp_p
 
 
 @pytest.mark.slow
-def test_set_loo_trains_in_colocate_async_mode_with_a_reference_model_and_resumes(inputs, tmp_path):
+def test_set_loo_trains_in_colocate_async_mode_with_a_local_embedder_and_a_reference_model_and_resumes(
+    inputs, tmp_path
+):
     overrides = [
         "trainer.v1.trainer_mode=set_colocate_async",
-        "algorithm.set_rl.signal.name=ngram",
+        "+set_rl/signal=embedding_local",
+        "algorithm.set_rl.signal.name=embedding",  # the recipe names another
+        f"algorithm.set_rl.signal.model={MINILM}",
+        "algorithm.set_rl.signal.max_tokens=null",
+        "algorithm.set_rl.signal.num_gpus=0.1",
         "actor_rollout_ref.actor.use_kl_loss=True",
         "actor_rollout_ref.actor.kl_loss_coef=0.001",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=64",
@@ -109,7 +129,10 @@ def test_set_loo_trains_in_colocate_async_mode_with_a_reference_model_and_resume
     first = train(inputs, tmp_path / "run", "set_loo", 3, *overrides)
     assert all(first.metrics[step]["set_rl/credit/max"] > 0 for step in (1, 2, 3))
     assert "actor/kl_loss" in first.metrics[3]
-    assert "verl_setpo: set_loo on base estimator grpo, signal ngram" in first.log
+    # A prompt joins a batch when its signal is there; prompts of the next batch are held.
+    assert all(first.metrics[step]["set_rl/embedding/ready"] == 1 for step in (1, 2, 3))
+    assert first.metrics[1]["set_rl/embedding/held_groups"] > 0
+    assert "verl_setpo: set_loo on base estimator grpo, signal embedding" in first.log
 
     resumed = train(inputs, tmp_path / "run", "set_loo", 5, *overrides)
     assert sorted(resumed.metrics) == [4, 5]
