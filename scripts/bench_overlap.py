@@ -118,7 +118,7 @@ def train(folder: Path, inputs: Path, method: str, mode: str, steps: int, tokens
     ]
     signal = {
         "grpo": [],
-        "overlapped": ["+set_rl/signal=judge", *judge],
+        "overlapped": judge,
         "afterwards": ["algorithm.set_rl.signal.name=judge_afterwards", *("+" + key for key in judge)],
     }[method]
     overrides = [
@@ -136,6 +136,7 @@ def train(folder: Path, inputs: Path, method: str, mode: str, steps: int, tokens
     environment = {
         **os.environ,
         "METHOD": "grpo" if method == "grpo" else "poly_epo",
+        "SIGNAL": "judge" if method == "overlapped" else "answer",
         "DATA_DIR": str(inputs / "data"),
         "MODEL_PATH": str(inputs / "model"),
         "RUN_DIR": str(folder),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A tiny model on polynomial solving (Poly-EPO section 6.2) or Countdown (SetPO section 5.2), without a GPU: verl, FSDP2, vLLM.
 # TASK=polynomial|countdown METHOD=grpo|set_loo|poly_epo|grpo_div recipes/cpu/run_tiny_fsdp.sh [any verl override]; 7 GB.
+# SIGNAL=embedding_local adds sentence-transformers in a process of the run; SIGNAL=judge and embedding ask a server.
 set -xeuo pipefail
 
 ############################# user-adjustable #############################
@@ -15,6 +16,7 @@ ROLLOUT_N=${ROLLOUT_N:-8}
 LR=${LR:-1e-3}
 COEF=${COEF:-5}                          # set_loo, grpo_div: weight of diversity
 SET_SIZE=${SET_SIZE:-4}                  # poly_epo: rollouts in a set
+SIGNAL=${SIGNAL:-answer}                 # answer, ngram, or a file of verl_setpo/config/set_rl/signal
 VAL_N=${VAL_N:-32}                       # samples a held-out prompt
 TEST_FREQ=${TEST_FREQ:-20}
 SEED=${SEED:-1}
@@ -62,11 +64,16 @@ REWARD=(
     reward.custom_reward_function.name=compute_score
 )
 
+case $SIGNAL in
+    answer | ngram) MEASURE=(algorithm.set_rl.signal.name="$SIGNAL") ;;
+    *) MEASURE=(+set_rl/signal="$SIGNAL") ;;
+esac
+
 case $METHOD in
     grpo) ALGORITHM=(algorithm.adv_estimator=grpo) ;;
-    set_loo) ALGORITHM=(+set_rl=set_loo algorithm.set_rl.signal.name=answer algorithm.set_rl.coef="$COEF") ;;
-    poly_epo) ALGORITHM=(+set_rl=poly_epo algorithm.set_rl.set_size="$SET_SIZE") ;;
-    grpo_div) ALGORITHM=(+set_rl=grpo_div algorithm.set_rl.coef="$COEF") ;;
+    set_loo) ALGORITHM=(+set_rl=set_loo "${MEASURE[@]}" algorithm.set_rl.coef="$COEF") ;;
+    poly_epo) ALGORITHM=(+set_rl=poly_epo "${MEASURE[@]}" algorithm.set_rl.set_size="$SET_SIZE") ;;
+    grpo_div) ALGORITHM=(+set_rl=grpo_div "${MEASURE[@]}" algorithm.set_rl.coef="$COEF") ;;
     *) echo "METHOD=$METHOD is unknown: use grpo, set_loo, poly_epo or grpo_div." >&2 && exit 1 ;;
 esac
 

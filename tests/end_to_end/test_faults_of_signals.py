@@ -20,7 +20,6 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,8 @@ KEY = "sk-canary-9d41c7e2b6"
 """Must not be found again in anything that a run writes."""
 LIMIT_SECONDS = 420
 PROMPTS, ROLLOUTS = 8, 8
-WAIT_S, TIMEOUT_S = 4.0, 1.5
+WAIT_S, TIMEOUT_S = 3.0, 1.0
+EMBEDDER_WAIT_S, EMBEDDER_TIMEOUT_S = 4.0, 1.5
 TOLERANCE_S = 2.0
 """What a step's wait may take beyond `wait_s`, on a busy machine."""
 
@@ -68,15 +68,59 @@ BROKEN = fails(500, f"no answer for Bearer {KEY}")
 # ---- a training in a process of its own
 
 
-@dataclass
 class Training:
-    """A run of the recipe: of a finished one, its record."""
+    """A run of the recipe in a session of its own, started at once; of a finished one, its record."""
 
-    folder: Path
-    process: subprocess.Popen[bytes]
-    status: int = -1
-    seconds: float = 0.0
-    ray_logs: str = ""
+    def __init__(self, inputs: Path, folder: Path, method: str, steps: int, *overrides: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.status, self.seconds, self.ray_logs = folder, -1, 0.0, ""
+        # Short: the names of Ray's sockets hold it.
+        self.ray_folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))
+        environment = {
+            **os.environ,
+            "METHOD": method,
+            "DATA_DIR": str(inputs / "data"),
+            "MODEL_PATH": str(inputs / "model"),
+            "RUN_DIR": str(folder),
+            "STEPS": str(steps),
+            "TRAIN_BATCH_SIZE": str(PROMPTS),
+            "LR": "1e-5",  # answers stay as different as they are: no two groups are the same
+            "VAL_N": "1",
+            "TEST_FREQ": "1000",
+            "PYTHON": sys.executable,
+            "RAY_TMPDIR": str(self.ray_folder),
+            "CANARY_KEY": KEY,
+        }
+        always = [
+            "trainer.val_before_train=False",
+            f"algorithm.set_rl.rollout_log={folder / 'rollouts'}",
+            f"+{SIGNAL}api_key_env=CANARY_KEY",
+        ]
+        self.started = time.time()
+        with open(folder / "train.log", "w") as output:
+            self.process = subprocess.Popen(
+                [str(RECIPE), *always, *overrides],
+                env=environment,
+                cwd=REPOSITORY,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        try:
+            self.status = self.process.wait(timeout=LIMIT_SECONDS)
+            self.seconds = (self.folder / "train.log").stat().st_mtime - self.started
+            files = [path for path in sorted(self.ray_folder.rglob("logs/**/*")) if path.is_file()]
+            self.ray_logs = "\n".join(path.read_text(errors="replace") for path in files)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing of it is left: no process, and none of Ray's files."""
+        subprocess.run(["pkill", "-KILL", "--session", str(self.process.pid)], check=False)
+        self.process.wait()
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
 
     @property
     def log(self) -> str:
@@ -118,55 +162,10 @@ def step_of(folder: Path) -> int:
     return path.read_bytes().count(b"\n") + 1 if path.exists() else 0
 
 
-@contextmanager
-def training(inputs: Path, folder: Path, method: str, steps: int, *overrides: str) -> Iterator[Training]:
-    """Start the recipe in a session of its own; at the end all of it is gone, Ray's files too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Short: the names of Ray's sockets hold it.
-    ray_folder = tempfile.mkdtemp(prefix="ray_", dir="/tmp")
-    environment = {
-        **os.environ,
-        "METHOD": method,
-        "DATA_DIR": str(inputs / "data"),
-        "MODEL_PATH": str(inputs / "model"),
-        "RUN_DIR": str(folder),
-        "STEPS": str(steps),
-        "TRAIN_BATCH_SIZE": str(PROMPTS),
-        "LR": "1e-5",  # answers stay as different as they are: no two groups are the same
-        "VAL_N": "1",
-        "TEST_FREQ": "1000",
-        "PYTHON": sys.executable,
-        "RAY_TMPDIR": ray_folder,
-        "CANARY_KEY": KEY,
-    }
-    always = [
-        "trainer.val_before_train=False",
-        f"algorithm.set_rl.rollout_log={folder / 'rollouts'}",
-        f"+{SIGNAL}api_key_env=CANARY_KEY",
-    ]
-    with open(folder / "train.log", "w") as output:
-        start = time.monotonic()
-        process = subprocess.Popen(
-            [str(RECIPE), *always, *overrides],
-            env=environment,
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        run = Training(folder, process)
-        try:
-            yield run
-            run.status = process.wait(timeout=LIMIT_SECONDS)
-            run.seconds = time.monotonic() - start
-        finally:
-            subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
-            run.ray_logs = "\n".join(
-                path.read_text(errors="replace")
-                for path in sorted(Path(ray_folder).rglob("*"))
-                if path.is_file() and not path.is_symlink() and path.suffix in (".log", ".out", ".err", ".json")
-            )
-            shutil.rmtree(ray_folder, ignore_errors=True)
+def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str) -> Training:
+    run = Training(inputs, folder, method, steps, *overrides)
+    run.wait()
+    return run
 
 
 def signal_keys(name: str, url: str, model: str, **keys: Any) -> list[str]:
@@ -238,7 +237,10 @@ class PlannedJudge:
                 return wrong
         return completion(
             json.dumps(
-                {name: {"strategy": f"{number(t)} for {t}", "cluster_id": number(t)} for name, t in texts.items()}
+                {
+                    name: {"strategy": f"{number(t)} for {json.dumps(t)}", "cluster_id": number(t)}
+                    for name, t in texts.items()
+                }
             )
         )
 
@@ -331,9 +333,10 @@ def check_judged(groups: list[list[dict[str, Any]]]) -> None:
     """Trained on what the judge said of this very text, and on nothing else."""
     for group in groups:
         assert all(row["has_signal"] for row in group)
-        points = [parse_answer(row["strategy"]) for row in group]
+        texts = [json.loads(row["strategy"].partition(" for ")[2]) for row in group]
+        points = [parse_answer(text) for text in texts]
         assert [row["answer"] for row in group] == [f"({p[0]},{p[1]})" if p else "" for p in points]
-        said = [int(row["strategy"].split()[0]) for row in group]
+        said = [number(text) for text in texts]
         assert len(set(zip(said, (row["cluster"] for row in group), strict=True))) == len(set(said))
         expected = marginal_set_advantage(
             torch.tensor([[row["reward"] for row in group]]), torch.tensor([said]), set_size=4
@@ -344,6 +347,25 @@ def check_judged(groups: list[list[dict[str, Any]]]) -> None:
 def everything_written(run: Training) -> str:
     texts = [path.read_text(errors="replace") for path in run.folder.rglob("*") if path.is_file()]
     return "\n".join([*texts, run.ray_logs])
+
+
+# ---- nobody there at the start
+
+
+@pytest.fixture(scope="session")
+def nobody_there(tmp_path_factory) -> Iterator[dict[str, tuple[Training, str]]]:
+    """Both signals, started together, without a model or data: what these lack must not be what the run ends with."""
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    folder = tmp_path_factory.mktemp("nobody_there")
+    keys = {"timeout_s": TIMEOUT_S, "max_retries": 1}
+    judge, embedder = signal_keys("judge", url, "judge", **keys), signal_keys("embedding", url, MODEL, **keys)
+    runs = {
+        "judge": (Training(folder / "none", folder / "judge", "poly_epo", 2, *judge), url),
+        "embedding": (Training(folder / "none", folder / "embedding", "set_loo", 2, *embedder), url),
+    }
+    yield runs
+    for run, _ in runs.values():
+        run.end()
 
 
 # ---- faults that cost no group: the run would end at the first that does (on_signal_failure=error)
@@ -369,7 +391,8 @@ OUTAGE_S = 2.0
 
 
 @pytest.fixture(scope="module")
-def without_loss(inputs, tmp_path_factory) -> Record:
+def without_loss(nobody_there, inputs, tmp_path_factory) -> Record:
+    # nobody_there: not used, but these runs can come to their end while the model for this one is made.
     folder = tmp_path_factory.mktemp("without_loss")
     while_away = threading.Event()
 
@@ -404,8 +427,8 @@ def without_loss(inputs, tmp_path_factory) -> Record:
         "algorithm.set_rl.on_signal_failure=error",
         f"reward.custom_reward_function.path={reward}",
     ]
-    with training(inputs, folder, "poly_epo", last + 3, *overrides) as run:
-        pass
+    run = Training(inputs, folder, "poly_epo", last + 3, *overrides)
+    run.wait()
     judge.stop()
     return Record(run, "judge", steps, judge, last)
 
@@ -484,6 +507,17 @@ def test_a_run_can_be_told_to_end_at_the_first_group_that_fails(without_loss):
     assert "not with ***" in line
 
 
+@pytest.mark.parametrize("signal", ["judge", "embedding"])
+def test_a_run_whose_endpoint_is_not_there_ends_before_the_model_is_loaded(nobody_there, signal):
+    run, url = nobody_there[signal]
+    run.wait()
+    assert run.status not in (0, -1)
+    assert not run.metrics
+    sentence = f"{SIGNAL}base_url={url} cannot be reached (All connection attempts failed): is the server up, is this"
+    assert run.log.count(f"ValueError: {sentence}") == run.log.count("cannot be reached") == 1
+    assert KEY not in everything_written(run)
+
+
 # ---- faults for good, of some groups of a step, and at the end of the endpoint itself
 
 SPOILT = 3
@@ -507,8 +541,7 @@ def with_loss(inputs, tmp_path_factory) -> Record:
     plan[last] = Fault(FOR_EVER, event=judge.stop)
     judge.start()
     keys = {"timeout_s": TIMEOUT_S, "deadline_s": 20, "max_retries": 1, "bad_answer_retries": 1, "wait_s": WAIT_S}
-    with training(inputs, folder, "poly_epo", last + 3, *signal_keys("judge", judge.url, "judge", **keys)) as run:
-        pass
+    run = train(inputs, folder, "poly_epo", last + 3, *signal_keys("judge", judge.url, "judge", **keys))
     return Record(run, "judge", steps, judge, last)
 
 
@@ -612,7 +645,7 @@ def fewer_dimensions(right: dict[str, Any], first: np.ndarray) -> dict[str, Any]
 @pytest.fixture(scope="module")
 def embedded(inputs, tmp_path_factory) -> Record:
     folder = tmp_path_factory.mktemp("embedded")
-    minilm()  # loaded before the first request, which is given TIMEOUT_S
+    minilm()  # loaded before the first request, which is given EMBEDDER_TIMEOUT_S
     always = math.inf
     plan, steps, last = planned(
         [
@@ -625,12 +658,17 @@ def embedded(inputs, tmp_path_factory) -> Record:
         ]
     )
     # No request is made again but by the store, and none is answered from the cache.
-    keys = {"timeout_s": TIMEOUT_S, "deadline_s": 20, "max_retries": 0, "wait_s": WAIT_S, "cache_size": 0}
+    keys = {
+        "timeout_s": EMBEDDER_TIMEOUT_S,
+        "deadline_s": 20,
+        "max_retries": 0,
+        "wait_s": EMBEDDER_WAIT_S,
+        "cache_size": 0,
+    }
     with embedding_server() as server:
         server.fault = PlannedEmbedder(folder, plan)
         overrides = [*signal_keys("embedding", server.url, MODEL, **keys), "algorithm.set_rl.max_failed_fraction=1"]
-        with training(inputs, folder, "set_loo", last, *overrides) as run:
-            pass
+        run = train(inputs, folder, "set_loo", last, *overrides)
     return Record(run, "embedding", steps, last=last)
 
 
@@ -649,7 +687,7 @@ def check_not_embedded(record: Record, fault: str, kind: str, lost: int | None =
         assert 0 < failed < PROMPTS if lost is None else failed == lost
         assert figures["groups"] == PROMPTS - failed
         assert {n: v for n, v in figures.items() if n.startswith("failed_groups")} == {f"failed_groups/{kind}": failed}
-        assert figures["collect_wait_s"] <= WAIT_S + TOLERANCE_S
+        assert figures["collect_wait_s"] <= EMBEDDER_WAIT_S + TOLERANCE_S
         groups = record.run.groups(step)
         assert [len(group) for group in groups] == [ROLLOUTS] * PROMPTS
         without = [group for group in groups if not group[0]["has_signal"]]
@@ -708,46 +746,17 @@ def test_an_embedder_that_hangs_holds_a_step_up_no_longer_than_wait_s(embedded):
     check_not_embedded(embedded, "hang", "timeout", PROMPTS)
     (figures,) = embedded.of("hang")
     assert figures["failed_calls/timeout"] >= 1
-    assert figures["collect_wait_s"] >= TIMEOUT_S
-
-
-# ---- nobody there at the start
-
-
-@pytest.fixture(scope="module")
-def nobody_there(inputs, tmp_path_factory) -> dict[str, tuple[Training, str]]:
-    """Both signals at the same time: neither gets as far as a model."""
-    url = f"http://127.0.0.1:{free_port()}/v1"
-    folder = tmp_path_factory.mktemp("nobody_there")
-    keys = {"timeout_s": TIMEOUT_S, "max_retries": 1}
-    judge, embedder = signal_keys("judge", url, "judge", **keys), signal_keys("embedding", url, MODEL, **keys)
-    with (
-        training(inputs, folder / "judge", "poly_epo", 2, *judge) as judged,
-        training(inputs, folder / "embedding", "set_loo", 2, *embedder) as embedded,
-    ):
-        pass
-    return {"judge": (judged, url), "embedding": (embedded, url)}
-
-
-@pytest.mark.parametrize("signal", ["judge", "embedding"])
-def test_a_run_whose_endpoint_is_not_there_ends_before_the_model_is_loaded(nobody_there, signal):
-    run, url = nobody_there[signal]
-    assert run.status not in (0, -1)
-    assert not run.metrics
-    sentence = f"{SIGNAL}base_url={url} cannot be reached (All connection attempts failed): is the server up, is this"
-    assert run.log.count(f"ValueError: {sentence}") == run.log.count("cannot be reached") == 1
-    assert "model engine initialized" not in run.log  # what verl says once it has loaded the model
+    assert figures["collect_wait_s"] >= EMBEDDER_TIMEOUT_S
 
 
 # ---- the key
 
 
-@pytest.mark.parametrize("name", ["without_loss", "with_loss", "embedded", "nobody_there"])
+@pytest.mark.parametrize("name", ["without_loss", "with_loss", "embedded"])
 def test_the_key_is_nowhere_in_what_a_run_writes(name, request):
-    found = request.getfixturevalue(name)
-    runs = [run for run, _ in found.values()] if name == "nobody_there" else [found.run]
-    for run in runs:
-        written = everything_written(run)
-        assert "CANARY_KEY" in written
-        assert len(run.ray_logs) > 1000
-        assert KEY not in written
+    run = request.getfixturevalue(name).run
+    written = everything_written(run)
+    assert "CANARY_KEY" in written
+    assert "***" in written
+    assert len(run.ray_logs) > 1000
+    assert KEY not in written

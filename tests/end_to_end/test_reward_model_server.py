@@ -8,8 +8,6 @@ from tests.end_to_end.test_training_on_cpu import train
 from tests.signals.embedding.models import MINILM
 
 SIGNAL = (
-    "+set_rl/signal=embedding_reward_model",
-    "algorithm.set_rl.signal.name=embedding",  # the recipe names another
     f"algorithm.set_rl.signal.tokenizer={MINILM}",
     "algorithm.set_rl.signal.max_tokens=256",
     f"reward.reward_model.model_path={MINILM}",
@@ -25,7 +23,7 @@ WAYS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_verls_reward_model_server_embeds_the_rollouts(inputs, tmp_path, way):
-    run = train(inputs, tmp_path / "run", "set_loo", 2, *SIGNAL, *WAYS[way])
+    run = train(inputs, tmp_path / "run", "set_loo", 2, *SIGNAL, *WAYS[way], signal_name="embedding_reward_model")
     for step in (1, 2):
         metrics = run.metrics[step]
         assert metrics["set_rl/embedding/groups"] == 8

@@ -30,11 +30,12 @@ class Run:
     log: str
 
 
-def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str) -> Run:
+def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str, signal_name: str = "answer") -> Run:
     """Run the recipe in a session of its own, so that whatever it leaves behind can be ended."""
     environment = {
         **os.environ,
         "METHOD": method,
+        "SIGNAL": signal_name,
         "DATA_DIR": str(inputs / "data"),
         "MODEL_PATH": str(inputs / "model"),
         "RUN_DIR": str(folder),
@@ -69,14 +70,15 @@ def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str) 
 def test_poly_epo_trains_in_sync_mode_with_a_real_judge_and_vllm_follows_the_trainer(inputs, tmp_path, vllm_judge):
     log_dir = tmp_path / "rollouts"
     judge = [
-        "+set_rl/signal=judge",
         f"algorithm.set_rl.signal.base_url={vllm_judge.url}",
         "algorithm.set_rl.signal.model=judge",
         # An untrained model fills what it may, and says the same of all unless it draws.
         "algorithm.set_rl.signal.max_strategy_chars=16",
         "algorithm.set_rl.signal.temperature=1",
     ]
-    run = train(inputs, tmp_path / "run", "poly_epo", 6, f"algorithm.set_rl.rollout_log={log_dir}", *judge)
+    run = train(
+        inputs, tmp_path / "run", "poly_epo", 6, f"algorithm.set_rl.rollout_log={log_dir}", *judge, signal_name="judge"
+    )
 
     steps = [run.metrics[step] for step in range(1, 7)]
     # The weights move, and vLLM's log probs stay those of the trainer: it was 7e-3 while one layer missed the sync.
@@ -114,8 +116,6 @@ def test_set_loo_trains_in_colocate_async_mode_with_a_local_embedder_and_a_refer
 ):
     overrides = [
         "trainer.v1.trainer_mode=set_colocate_async",
-        "+set_rl/signal=embedding_local",
-        "algorithm.set_rl.signal.name=embedding",  # the recipe names another
         f"algorithm.set_rl.signal.model={MINILM}",
         "algorithm.set_rl.signal.max_tokens=null",
         "algorithm.set_rl.signal.num_gpus=0.1",
@@ -126,7 +126,7 @@ def test_set_loo_trains_in_colocate_async_mode_with_a_local_embedder_and_a_refer
         "trainer.resume_mode=auto",
         "trainer.val_before_train=False",
     ]
-    first = train(inputs, tmp_path / "run", "set_loo", 3, *overrides)
+    first = train(inputs, tmp_path / "run", "set_loo", 3, *overrides, signal_name="embedding_local")
     assert all(first.metrics[step]["set_rl/credit/max"] > 0 for step in (1, 2, 3))
     assert "actor/kl_loss" in first.metrics[3]
     # A prompt joins a batch when its signal is there; prompts of the next batch are held.
@@ -134,7 +134,7 @@ def test_set_loo_trains_in_colocate_async_mode_with_a_local_embedder_and_a_refer
     assert first.metrics[1]["set_rl/embedding/held_groups"] > 0
     assert "verl_setpo: set_loo on base estimator grpo, signal embedding" in first.log
 
-    resumed = train(inputs, tmp_path / "run", "set_loo", 5, *overrides)
+    resumed = train(inputs, tmp_path / "run", "set_loo", 5, *overrides, signal_name="embedding_local")
     assert sorted(resumed.metrics) == [4, 5]
     assert resumed.metrics[5]["actor/grad_norm"] > 0
 

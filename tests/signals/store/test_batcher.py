@@ -12,7 +12,7 @@ from fastapi import Response
 from tests.signals.embedding.models import FACTORING, TRIANGLE, minilm
 from tests.signals.embedding.server import MODEL, embedding_server, unpacked
 from tests.signals.store.test_shard import in_a_loop
-from verl_setpo.signals.embedding.signal import MERGE_S, EmbeddingWork
+from verl_setpo.signals.embedding.signal import EmbeddingWork
 from verl_setpo.signals.store import Ask, Batcher, Item, Shard, SignalError
 
 
@@ -161,7 +161,7 @@ async def test_rollouts_that_finish_together_share_a_request_and_later_ones_do_n
     shard = Shard(work, 100, 10**9)
     a, b = FACTORING
     await shard.submit([item("p", 0, a)])
-    await asyncio.sleep(MERGE_S / 4)
+    await asyncio.sleep(0.005)
     await shard.submit([item("q", 0, TRIANGLE[0])])
     await shard.settle("p", 0)
     await shard.submit([item("p", 1, b)])
