@@ -421,7 +421,7 @@ def without_loss(nobody_there, inputs, tmp_path_factory) -> Record:
     reward.write_text(FAILING_REWARD.format(metrics=str(folder / "metrics.jsonl"), steps=set(steps["no reward"])))
     judge = PlannedJudge(folder, plan)
     judge.start()
-    keys = {"timeout_s": 3, "deadline_s": 20, "max_retries": 3, "bad_answer_retries": 1, "wait_s": 20}
+    keys = {"timeout_s": 2, "deadline_s": 20, "max_retries": 3, "bad_answer_retries": 1, "wait_s": 20}
     overrides = [
         *signal_keys("judge", judge.url, "judge", **keys),
         "algorithm.set_rl.on_signal_failure=error",
@@ -467,7 +467,7 @@ def test_a_request_that_hangs_once_is_given_up_and_made_again(without_loss):
     check_nothing_lost(without_loss, "one that hangs")
     (figures,) = without_loss.of("one that hangs")
     assert figures["retries"] >= PROMPTS
-    assert 3 <= figures["seconds/p50"] < 10
+    assert 2 <= figures["seconds/p50"] < 10
 
 
 def test_an_endpoint_that_is_away_for_less_than_the_step_waits_costs_no_group(without_loss):
@@ -529,12 +529,11 @@ def with_loss(inputs, tmp_path_factory) -> Record:
     folder = tmp_path_factory.mktemp("with_loss")
     plan, steps, last = planned(
         [
-            ("500", 2, Fault(BROKEN, groups=SPOILT)),
+            ("500", 1, Fault(BROKEN, groups=SPOILT)),
             ("garbage", 2, Fault(NO_JSON, groups=SPOILT)),
             ("half a body", 1, Fault(half_a_body, groups=SPOILT)),
             ("wrong ids", 2, Fault(WRONG_IDS, groups=SPOILT)),
             ("hang", 1, Fault(FOR_EVER, groups=SPOILT)),
-            ("busy", 1, Fault(fails(429, "slow down", retry_after="1"), groups=SPOILT)),
         ]
     )
     judge = PlannedJudge(folder, plan)
@@ -586,12 +585,6 @@ def test_a_judge_that_hangs_holds_a_step_up_no_longer_than_wait_s(with_loss):
     (figures,) = with_loss.of("hang")
     assert figures["failed_calls/timeout"] >= SPOILT
     assert figures["collect_wait_s"] >= TIMEOUT_S
-
-
-def test_a_judge_that_stays_busy_fails_its_groups(with_loss):
-    check_lost(with_loss, "busy", "rate_limit", SPOILT)
-    (figures,) = with_loss.of("busy")
-    assert figures["failed_calls/rate_limit"] >= SPOILT
 
 
 def test_a_run_ends_with_the_cause_when_too_many_groups_fail(with_loss):
@@ -650,9 +643,9 @@ def embedded(inputs, tmp_path_factory) -> Record:
     plan, steps, last = planned(
         [
             ("NaN", 2, (nan_for_one_text, always)),
-            ("dimension", 2, (fewer_dimensions, always)),
+            ("dimension", 1, (fewer_dimensions, always)),
             ("500", 1, (lambda right, first: BROKEN(right), always)),
-            ("one 500", 2, (lambda right, first: BROKEN(right), 1)),
+            ("one 500", 1, (lambda right, first: BROKEN(right), 1)),
             ("half a body", 1, (lambda right, first: half_a_body(right), always)),
             ("hang", 1, (lambda right, first: FOR_EVER(right), always)),
         ]
