@@ -102,5 +102,17 @@ def test_verls_reward_model_must_not_give_the_reward():
 
 
 def test_an_address_beside_verls_reward_model_is_refused():
-    with pytest.raises(ValueError, match=r"signal\.base_url comes from reward\.reward_model .* remove it"):
+    with pytest.raises(ValueError, match=r"signal\.base_url comes from reward\.reward_model .* set it null"):
         check_config(compose_config(*REWARD_MODEL, "+" + URL, "reward.reward_model.enable=True"))
+
+
+def test_a_pool_whose_server_verl_puts_to_sleep_is_refused():
+    words = ("+set_rl=poly_epo", "+set_rl/signal=judge_reward_model", N)
+    with pytest.raises(ValueError, match=r"free_cache_engine=True lets verl put the server to sleep"):
+        check_config(compose_config(*words, "reward.reward_model.rollout.free_cache_engine=True"))
+
+
+def test_a_server_that_takes_less_than_the_signal_sends_is_refused():
+    words = ("+set_rl=set_loo", "+set_rl/signal=embedding_reward_model", N)
+    with pytest.raises(ValueError, match=r"max_model_len=512 is less than the 8192 tokens"):
+        check_config(compose_config(*words, "reward.reward_model.rollout.max_model_len=512"))

@@ -171,7 +171,8 @@ def test_a_server_that_was_away_costs_time_and_no_group(trainer, server):
     result = compute(trainer, rows, pad_to=8)
     assert_advantages(result, rows)
     found = figures(result)
-    assert (found["calls"], found["failed_calls/server"], found["failed_calls/rate_limit"]) == (3, 1, 1)
+    # All together 429, all together 503, which one of them may have caused, then each of the three alone.
+    assert (found["calls"], found["failed_calls/server"], found["failed_calls/rate_limit"]) == (5, 1, 1)
     assert found["collect_wait_s"] > 1.5
 
 
@@ -263,7 +264,7 @@ WRONG = {
     "no address": ((*ENDPOINT, f"{SIGNAL}model=m"), r"signal\.base_url is missing"),
     "a GPU for a model that runs elsewhere": (
         (*ENDPOINT, *SERVED, f"+{SIGNAL}num_gpus=1"),
-        r"signal\.num_gpus is for kind=lo",
+        r"signal\.num_gpus is for a model in the actors",
     ),
     "no server of verl's": (
         ("+set_rl=set_loo", f"{SIGNAL}name=embedding", f"+{SIGNAL}kind=reward_model"),

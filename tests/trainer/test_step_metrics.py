@@ -42,6 +42,7 @@ def test_the_metrics_of_set_loo_by_hand(set_loo_metrics):
         "prompts_with_correct": 2 / 3,
         "zero_advantage_prompts": 1 / 3,  # q
         "signal_failed_groups": 0,
+        "answer/groups": 3,
         "groups_too_small": 1,  # r
         "rewards_out_of_range": 0,
         "coef": 0.5,

@@ -62,6 +62,7 @@ class Run:
     name: unique, and the same in the trainer and in all reward workers. nodes: machines of the cluster.
     reward_model_url, reward_model: the server of `reward.reward_model` and the model's name there, "" without one.
     placement_groups: of the trainer's GPUs, one a node.
+    asleep_at_collect: whether that server shares the trainer's GPUs, and sleeps when the trainer collects.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Run:
     reward_model_url: str = ""
     reward_model: str = ""
     placement_groups: Sequence[Any] = field(default=(), compare=False)
+    asleep_at_collect: bool = False
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,10 @@ class Endpoint:
                 result: T = await self._retrying()(attempt)
             except EndpointError as error:
                 error_ = error
+            except asyncio.CancelledError:
+                self.stats.calls += 1
+                self.stats.failures["given_up"] += 1
+                raise
             else:
                 self.stats.calls += 1
                 self.stats.seconds.append(time.monotonic() - start)
@@ -290,7 +294,8 @@ class Endpoint:
             return await asyncio.wait_for(_run(request, server.client), limit)
         except EndpointError:
             raise
-        except (asyncio.TimeoutError, openai.OpenAIError, json.JSONDecodeError) as error:
+        except (asyncio.TimeoutError, openai.OpenAIError, ValueError, RecursionError) as error:
+            # Besides its own, the library lets pass what a body that is no JSON raises.
             if _cannot_connect(error):
                 server.skip_until = time.monotonic() + SKIP_DEAD_URL_S
             failure = self._explain(error, server.url, limit)

@@ -68,6 +68,12 @@ class SetRLMixin:
             # Before the models are loaded, which takes minutes: here a wrong address ends the run at once.
             self.signal.start(self.run)
         super().__init__(config)  # type: ignore[call-arg]
+        if config.reward.reward_model.enable and config.reward.custom_reward_function.path is None:
+            logger.warning(
+                "verl_setpo: verl takes rewards from reward.reward_model, so that the signal %s gets no rollout before "
+                "all of them are there",
+                self.settings.signal.name,
+            )
         logger.warning(
             "verl_setpo: %s on base estimator %s, signal %s, coef %s, set_size %s",
             self.method.estimator,
@@ -104,6 +110,7 @@ class SetRLMixin:
             reward_model_url=f"http://{address}/v1" if address else "",
             reward_model=str(self.config.reward.reward_model.model_path or ""),
             placement_groups=[group for pool in pools for group in pool.get_placement_groups()],
+            asleep_at_collect=bool(address) and self.reward_loop_manager.reward_loop_worker_handles is None,
         )
 
     @contextmanager

@@ -350,16 +350,28 @@ def _check_signal(estimator: str, settings: SetRLSettings, config: DictConfig) -
             "set algorithm.set_rl.signal.name=answer or judge."
         )
     if settings.signal_keys.get("kind") == "reward_model":
-        _check_reward_model(name, config)
+        _check_reward_model(name, settings.signal_keys, config)
 
 
-def _check_reward_model(signal: str, config: DictConfig) -> None:
+def _check_reward_model(signal: str, keys: Mapping[str, Any], config: DictConfig) -> None:
     """What verl's own reward-model server needs, to serve a judge or an embedder instead of a reward model."""
     reward = config.reward
     if not reward.reward_model.enable:
         raise ValueError(
             f"algorithm.set_rl.signal.kind=reward_model needs the server that serves the {signal}: set "
             "reward.reward_model.enable=True and reward.reward_model.model_path."
+        )
+    rollout = reward.reward_model.rollout
+    if reward.reward_model.enable_resource_pool and rollout.get("free_cache_engine", True):
+        raise ValueError(
+            "reward.reward_model.rollout.free_cache_engine=True lets verl put the server to sleep at its start, and "
+            "with reward.reward_model.enable_resource_pool=True nothing wakes it up: set it False."
+        )
+    tokens = keys.get("max_prompt_tokens") or keys.get("max_tokens")
+    if tokens and rollout.get("max_model_len") and tokens > rollout.max_model_len:
+        raise ValueError(
+            f"reward.reward_model.rollout.max_model_len={rollout.max_model_len} is less than the {tokens} tokens that "
+            f"algorithm.set_rl.signal allows the {signal}: raise it, or lower signal.max_prompt_tokens or .max_tokens."
         )
     if reward.custom_reward_function.path is None:
         raise ValueError(

@@ -262,3 +262,36 @@ async def test_a_text_of_nothing_is_not_sent_and_has_the_zero_vector(work_of, se
     assert not reply.results[0].any()
     assert reply.results[0].shape == reply.results[1].shape == (384,)
     await shard.close()
+
+
+def test_texts_that_met_a_failure_of_the_server_are_asked_for_alone_next_time():
+    """Through verl's router a text that is refused looks like a server that fails."""
+    asked = []
+
+    async def run(texts):
+        asked.append(list(texts))
+        if "bad" in texts:
+            raise SignalError("server", "500")
+        return [text.upper() for text in texts]
+
+    async def main():
+        batcher = Batcher(run, 0.001)
+        for _ in range(2):
+            results = await asyncio.gather(*(batcher(t) for t in ("a", "bad", "b")), return_exceptions=True)
+        return results
+
+    first, bad, last = asyncio.run(main())
+    assert (first, last, bad.kind) == ("A", "B", "server")
+    assert asked == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+
+
+def test_a_worker_that_gives_too_few_results_holds_nobody_up():
+    async def run(texts):
+        return ["one"]
+
+    async def main():
+        batcher = Batcher(run, 0.001)
+        return await asyncio.wait_for(asyncio.gather(batcher("a"), batcher("b"), return_exceptions=True), 5)
+
+    # Halved, each has its one result.
+    assert asyncio.run(main()) == ["one", "one"]

@@ -14,7 +14,7 @@ from verl_setpo.set_rl import cosine_kernel
 from verl_setpo.signals.base import Rollout, Run, SignalBatch, register_signal
 from verl_setpo.signals.embedding import KINDS as EMBEDDERS
 from verl_setpo.signals.embedding import EmbedderSettings, build_embedder, part_of, read_embedder
-from verl_setpo.signals.store.settings import PREFIX, shared, split_keys
+from verl_setpo.signals.store.settings import PREFIX, refuse_gpus_unless, refuse_server_keys, shared, split_keys
 from verl_setpo.signals.store.shard import Reply
 from verl_setpo.signals.store.signal import StoreSignal
 from verl_setpo.signals.store.usage import SignalError, Usage, drain_endpoint
@@ -45,8 +45,7 @@ class EmbeddingSignal(StoreSignal):
             raise ValueError(f"{PREFIX}kind={kind} is unknown; the kinds of an embedder are {', '.join(KINDS)}.")
         self.settings, self._keys = split_keys(keys)
         self.kind = kind
-        if kind != "local" and self.settings.num_gpus:
-            raise ValueError(f"{PREFIX}num_gpus is for kind=local, whose model runs in the actors: remove it.")
+        refuse_gpus_unless(kind == "local", self.settings)
         self._embedder = self._embedder_keys("http://reward-model/v1", "reward-model")
 
     @property
@@ -56,8 +55,7 @@ class EmbeddingSignal(StoreSignal):
     def _embedder_keys(self, url: str, model: str) -> EmbedderSettings:
         if self.kind != "reward_model":
             return read_embedder(self.kind, self._keys)
-        for key in {"base_url", "model"} & self._keys.keys():
-            raise ValueError(f"{PREFIX}{key} comes from reward.reward_model where kind=reward_model: remove it.")
+        refuse_server_keys(self._keys)
         return read_embedder("endpoint", {**self._keys, "base_url": url, "model": model})
 
     def _work(self, run: Run, shards: int) -> Callable[[], Work]:
@@ -121,7 +119,7 @@ class EmbeddingWork(Work):
         self._usage += Usage(asked=len(texts), cached=there - embedded.asked, shortened=embedded.truncated)
         if not hasattr(self._embedder, "endpoint") and embedded.asked:
             self._usage += Usage(calls=1, seconds=[embedded.seconds], prompt_tokens=embedded.tokens)
-        return list(embedded.vectors.numpy())
+        return [row.copy() for row in embedded.vectors.numpy()]  # one that is kept must not keep them all
 
     def drain(self) -> Usage:
         usage, self._usage = self._usage, Usage()

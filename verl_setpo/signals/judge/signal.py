@@ -10,7 +10,7 @@ import torch
 
 from verl_setpo.signals.base import Rollout, Run, SignalBatch, register_signal
 from verl_setpo.signals.judge.judge import DEGENERATE, Judge, JudgeSettings
-from verl_setpo.signals.store.settings import PREFIX, shared, split_keys
+from verl_setpo.signals.store.settings import PREFIX, refuse_gpus_unless, refuse_server_keys, shared, split_keys
 from verl_setpo.signals.store.shard import Reply
 from verl_setpo.signals.store.signal import StoreSignal
 from verl_setpo.signals.store.usage import Usage, drain_endpoint
@@ -36,6 +36,7 @@ class JudgeSignal(StoreSignal):
         if kind not in KINDS:
             raise ValueError(f"{PREFIX}kind={kind} is unknown; the kinds of a judge are {', '.join(KINDS)}.")
         self.settings, self._keys = split_keys(keys)
+        refuse_gpus_unless(False, self.settings)
         self.kind = kind
         self._judge_keys("http://reward-model/v1", "reward-model")
 
@@ -46,8 +47,7 @@ class JudgeSignal(StoreSignal):
     def _judge_keys(self, url: str, model: str) -> JudgeSettings:
         if self.kind == "endpoint":
             return JudgeSettings.from_keys(self._keys, PREFIX)
-        for key in {"base_url", "model"} & self._keys.keys():
-            raise ValueError(f"{PREFIX}{key} comes from reward.reward_model where kind=reward_model: remove it.")
+        refuse_server_keys(self._keys)
         return JudgeSettings.from_keys({**self._keys, "base_url": url, "model": model}, PREFIX)
 
     def _work(self, run: Run, shards: int) -> Callable[[], Work]:

@@ -48,6 +48,19 @@ def split_keys(keys: Mapping[str, Any]) -> tuple[StoreSettings, dict[str, Any]]:
     return settings, {key: value for key, value in keys.items() if key not in ours and key not in unset}
 
 
+def refuse_gpus_unless(local: bool, settings: StoreSettings) -> None:
+    """ValueError where actors that only send requests would take GPUs."""
+    if settings.num_gpus and not local:
+        raise ValueError(f"{PREFIX}num_gpus is for a model in the actors (kind=local): remove it.")
+
+
+def refuse_server_keys(keys: Mapping[str, Any]) -> None:
+    """ValueError where an address or a model is named beside kind=reward_model, which has its own."""
+    for key in ("base_url", "model"):
+        if key in keys:
+            raise ValueError(f"{PREFIX}{key} comes from reward.reward_model where kind=reward_model: set it null.")
+
+
 def shared(settings: Mapping[str, Any], shards: int) -> dict[str, Any]:
     """Keys of an endpoint for one of `shards` that ask it: each gets its part of what all together may ask for."""
     parts = dict(settings)

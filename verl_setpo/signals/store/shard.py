@@ -7,7 +7,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from verl_setpo.signals.store.usage import SignalError, Usage
@@ -98,7 +98,8 @@ class _Group:
 
     @property
     def bytes(self) -> int:
-        return sum(sys.getsizeof(item.text) + RESULT_BYTES for item in self.items.values())
+        texts = sum(sys.getsizeof(item.text) + RESULT_BYTES for item in self.items.values())
+        return texts + sys.getsizeof(self.question)
 
     def cancel(self) -> None:
         for job in self.jobs.values():
@@ -123,10 +124,10 @@ class Shard:
         """Take rollouts and start what can be started. The same one again changes nothing; another text replaces."""
         for item in items:
             group = self._groups.setdefault(item.uid, _Group(item.group_size, item.question))
-            self._bytes -= group.bytes
+            self._bytes -= group.bytes if group.items else 0
             group.size, group.question = item.group_size, item.question
             held = group.items.get(item.session)
-            group.items[item.session] = item
+            group.items[item.session] = replace(item, question="")  # one for all is enough
             if held is not None and held.digest != item.digest:
                 self._forget(group, item.session)
             self._bytes += group.bytes
@@ -175,12 +176,15 @@ class Shard:
 
     async def _reply(self, ask: Ask, end: float) -> Reply:
         group = self._groups.get(ask.uid)
+        lost = Reply(None, SignalError("lost", "the store did not hold all of its responses (signal.max_memory_mb)"))
         if group is None or self.missing([ask]):
-            return Reply(None, SignalError("lost", "the store did not hold all of its responses"))
+            return lost
         self._touch(ask.uid)
         sessions = list(ask.digests)
         ready = self._is_ready(group, sessions)
         while True:
+            if any(group.items[session].digest != digest for session, digest in ask.digests.items()):
+                return lost  # another response has come meanwhile
             jobs = self._jobs_for(group, sessions)
             pending = {job.task for job in jobs if not job.task.done()}
             if pending:

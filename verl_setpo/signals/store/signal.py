@@ -24,6 +24,7 @@ class StoreSignal(Signal):
     def __init__(self) -> None:
         self._store: Store | None = None
         self._report: StoreReport | None = None
+        self._asleep = False
 
     @abstractmethod
     def _work(self, run: Run, shards: int) -> Callable[[], Work]:
@@ -40,6 +41,7 @@ class StoreSignal(Signal):
 
     def start(self, run: Run) -> None:
         self.bind(run)
+        self._asleep = run.asleep_at_collect
         assert self._store is not None
         self._store.start(self._work(run, self._store.shards), run.placement_groups)
 
@@ -56,7 +58,7 @@ class StoreSignal(Signal):
         sizes = {group[0].uid: len(group) for group in groups if group}
         asks = [Ask(group[0].uid, {r.session: r.digest for r in group}) for group in groups if group]
         replies, self._report = self._store.collect(
-            asks, lambda uid, session: self._item(rollouts[uid, session], sizes[uid])
+            asks, lambda uid, session: self._item(rollouts[uid, session], sizes[uid]), wait=not self._asleep
         )
         return self._batch([group for group in groups if group], replies)
 
@@ -69,7 +71,8 @@ class StoreSignal(Signal):
 
     def _item(self, rollout: Rollout, group_size: int | None = None) -> Item:
         size = group_size or rollout.group_size
-        return Item(rollout.uid, rollout.session, rollout.digest, rollout.question, self._text(rollout), size)
+        question = rollout.question if self.needs_question else ""
+        return Item(rollout.uid, rollout.session, rollout.digest, question, self._text(rollout), size)
 
     def _text(self, rollout: Rollout) -> str:
         """What of a rollout is sent to the store."""

@@ -27,8 +27,7 @@ GRACE_S = 10.0
 AGAIN_S = 0.5
 MAX_CALLS = 100_000
 """Calls that wait in one actor at a time; Ray's 1,000 would hold up a large step."""
-_GONE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ValueError)
-"""ValueError: there is no actor of this name."""
+CLOSE_S = 2.0
 
 
 class ShardActor:
@@ -90,7 +89,7 @@ class Store:
         self._sent: set[asyncio.Future[Any]] = set()
         self._make: Callable[[int], Any] | None = None
         # Ray ends an actor with the handle that made it, one that it has just restarted too.
-        self._made: list[Any] = []
+        self._made: dict[int, Any] = {}
 
     # ---- the trainer's end
 
@@ -119,7 +118,7 @@ class Store:
                 max_restarts=-1,
                 max_concurrency=MAX_CALLS,
             ).remote(build, settings.keep_s, max_bytes)
-            self._made.append(actor)
+            self._made.setdefault(index, actor)
             return actor
 
         self._make = make
@@ -140,13 +139,19 @@ class Store:
             self.close()
             raise ValueError(found)
 
-    def collect(self, asks: Sequence[Ask], item_of: Callable[[str, int], Item]) -> tuple[list[Reply], StoreReport]:
+    def collect(
+        self, asks: Sequence[Ask], item_of: Callable[[str, int], Item], wait: bool = True
+    ) -> tuple[list[Reply], StoreReport]:
         """The results of groups, in order, waited for at most `wait_s` seconds; what the store lacks is sent again.
+
+        An actor that does not answer at all can add `GRACE_S` to that, twice.
 
         Args:
             item_of: the rollout of (uid, session), for what a shard lost or never got.
+            wait: False takes what is there, and sends nothing.
         """
         start = time.monotonic()
+        end = start + (self.settings.wait_s if wait else 0.0)
         by_shard: dict[int, list[int]] = {index: [] for index in range(self.shards)}
         for position, ask in enumerate(asks):
             by_shard[self._index(ask.uid)].append(position)
@@ -154,11 +159,16 @@ class Store:
         report = StoreReport()
         with ThreadPoolExecutor(self.shards, thread_name_prefix="collect-signals") as threads:
             parts = {
-                index: threads.submit(self._collect_one, index, [asks[p] for p in positions], item_of, start)
+                index: threads.submit(
+                    self._collect_one, index, [asks[p] for p in positions], item_of if wait else None, end
+                )
                 for index, positions in by_shard.items()
             }
         for index, positions in by_shard.items():
-            collected, resent = parts[index].result()
+            try:
+                collected, resent = parts[index].result()
+            except Exception as error:  # one shard's trouble is not that of the others
+                collected, resent = _nothing(len(positions), SignalError.of(error)), 0
             for position, reply in zip(positions, collected.replies, strict=True):
                 replies[position] = reply
             report.add(collected, resent)
@@ -166,19 +176,19 @@ class Store:
         return replies, report
 
     def _collect_one(
-        self, index: int, asks: Sequence[Ask], item_of: Callable[[str, int], Item], start: float
+        self, index: int, asks: Sequence[Ask], item_of: Callable[[str, int], Item] | None, end: float
     ) -> tuple[Collected, int]:
-        """From one shard; an actor that died is made again, and gets what it had."""
+        """From one shard, until the time `end`; an actor that died is made again, and gets what it had."""
         resent, late = 0, set[str]()
         while True:
-            left = max(start + self.settings.wait_s - time.monotonic(), 0)
+            left = max(end - time.monotonic(), 0)
             try:
                 actor = self._actor(index)
                 absent = ray.get(actor.missing.remote(asks), timeout=left + GRACE_S)
-                items = [item_of(uid, session) for uid, session in absent]
+                items = [item_of(uid, session) for uid, session in absent] if item_of else []
                 resent += len(items)
                 late.update(item.uid for item in items)
-                left = max(start + self.settings.wait_s - time.monotonic(), 0)
+                left = max(end - time.monotonic(), 0)
                 got: Collected = ray.get(actor.collect.remote(asks, left, items), timeout=left + GRACE_S)
                 # What was sent just now may be there at once, from a cache; ready it was not.
                 pairs = zip(asks, got.replies, strict=True)
@@ -186,22 +196,25 @@ class Store:
             except ray.exceptions.RayTaskError as error:
                 failure = SignalError.of(error.cause if isinstance(error.cause, BaseException) else error)
                 break
-            except _GONE as error:
+            except ray.exceptions.RayError as error:
+                # The actor, its node or its answer is gone, or it hangs.
                 self._actors.pop(index, None)
                 failure = SignalError("store", f"a store actor is gone ({type(error).__name__})")
-                if time.monotonic() + AGAIN_S > start + self.settings.wait_s:
+                if time.monotonic() + AGAIN_S > end:
                     break
                 logger.warning("verl_setpo: an actor of the signal store is gone; it is started again")
                 time.sleep(AGAIN_S)
-        return Collected([Reply(None, failure)] * len(asks), Usage(), 0, 0, 0), resent
+        return _nothing(len(asks), failure), resent
 
     def close(self) -> None:
         """End the actors. Only the end that started them does."""
         if self._make is None:
             return
+        # Asked first to give up their calls, which may cost money.
+        ray.wait([actor.close.remote() for actor in self._actors.values()], num_returns=self.shards, timeout=CLOSE_S)
         for actor in self._actors.values():
             ray.kill(actor)
-        self._actors, self._make, self._made = {}, None, []
+        self._actors, self._make, self._made = {}, None, {}
 
     # ---- a reward worker's end
 
@@ -243,6 +256,11 @@ class Store:
         if index not in self._actors:
             self._actors[index] = self._make(index) if self._make else ray.get_actor(self._name(index))
         return self._actors[index]
+
+
+def _nothing(groups: int, failure: SignalError) -> Collected:
+    """For groups that all failed for one reason."""
+    return Collected([Reply(None, failure)] * groups, Usage(), 0, 0, 0)
 
 
 class StoreReport:

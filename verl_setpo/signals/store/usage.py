@@ -57,6 +57,7 @@ class Usage:
     def metrics(self) -> dict[str, float]:
         """By the names under which they are logged; a quantile without calls is left out."""
         found: dict[str, float] = {
+            "asked": self.asked,
             "calls": self.calls,
             "retries": self.retries,
             "failed_calls": sum(self.failures.values()),

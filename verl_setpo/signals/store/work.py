@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from verl_setpo.signals.store.usage import SignalError, Usage
 
 R = TypeVar("R")
+MAX_SUSPECTS = 10_000
 
 
 class Work(ABC):
@@ -38,18 +39,24 @@ class Batcher(Generic[R]):
     """Merges calls that come within `wait_s` of each other into one.
 
     One text can spoil a request that others share: a batch that fails for what is in it is halved, until each text
-    stands for itself.
+    stands for itself. Where the failure may as well be the server's, each text is asked for alone when it comes again.
     """
 
     OF_THE_TEXT = ("refused", "bad_answer", "model")
     """Kinds of failure that another text need not meet."""
+    OF_EITHER = ("server", "timeout")
+    """Kinds that a text may cause too; verl's own router makes a 500 of all that a server refuses."""
 
     def __init__(self, run: Callable[[list[str]], Awaitable[Sequence[R]]], wait_s: float) -> None:
         self._run, self._wait_s = run, wait_s
         self._waiting: list[tuple[str, asyncio.Future[R]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._suspects: set[str] = set()
 
     async def __call__(self, text: str) -> R:
+        if text in self._suspects:
+            self._suspects.discard(text)
+            return (await self._run([text]))[0]
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((text, future))
         if len(self._waiting) == 1:
@@ -69,12 +76,18 @@ class Batcher(Generic[R]):
             return
         try:
             results = await self._run([text for text, _ in batch])
+            if len(results) != len(batch):
+                raise SignalError("bad_answer", f"{len(results)} results for {len(batch)} texts")
         except Exception as error:
             failure = SignalError.of(error)
             if len(batch) > 1 and failure.kind in self.OF_THE_TEXT:
                 half = len(batch) // 2
                 await asyncio.gather(self._settle(batch[:half]), self._settle(batch[half:]))
                 return
+            if len(batch) > 1 and failure.kind in self.OF_EITHER:
+                if len(self._suspects) > MAX_SUSPECTS:
+                    self._suspects.clear()  # of texts that nobody asked for again
+                self._suspects.update(text for text, _ in batch)
             for _, future in batch:
                 if not future.done():
                     future.set_exception(failure)
