@@ -14,7 +14,7 @@ class StoreSettings(BaseModel):
     """What the store may hold and wait for.
 
     wait_s: seconds that a training step waits for what is not there yet. Failures that pass (no connection, busy
-        server) are tried again until then, so a server may be away that long and no group is lost.
+        server) are tried again until then.
     shards: actors; None: one a node.
     keep_s: seconds after which rollouts that nobody collected (filtered groups) are dropped.
     max_memory_mb: of all texts held, over all shards; the oldest are dropped first.
