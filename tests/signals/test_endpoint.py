@@ -10,6 +10,7 @@ import time
 import traceback
 
 import pytest
+from fastapi import Response
 from pydantic import ValidationError
 
 from tests.signals.fake_server import fails, free_port, half_a_body, hangs, raw, serve
@@ -368,3 +369,37 @@ def test_a_mistake_in_the_request_is_not_retried_or_hidden():
             await endpoint.call(wrong)
 
     asyncio.run(main())
+
+
+def test_a_call_that_is_given_up_is_counted():
+    """As by a training step that waits no longer."""
+
+    async def main(url):
+        endpoint = Endpoint(settings(url))
+        call = asyncio.create_task(endpoint.call(chat))
+        await asyncio.sleep(0.3)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await endpoint.close()
+        return endpoint.stats
+
+    with serve(hangs(5)) as server:
+        stats = asyncio.run(main(server.url))
+    assert (stats.calls, stats.failures) == (1, {"given_up": 1})
+
+
+def test_bytes_that_are_no_text_are_a_bad_answer():
+    def bytes_(body):
+        return Response(b'{"id": "\xff"}', media_type="application/json")
+
+    async def main(url):
+        endpoint = Endpoint(settings(url, max_retries=0))
+        with pytest.raises(EndpointError) as caught:
+            await endpoint.call(chat)
+        await endpoint.close()
+        return caught.value, endpoint.stats
+
+    with serve(bytes_) as server:
+        error, stats = asyncio.run(main(server.url))
+    assert (error.kind, stats.failures) == ("bad_answer", {"bad_answer": 1})

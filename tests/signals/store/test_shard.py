@@ -494,3 +494,29 @@ async def test_after_close_nothing_works_on():
     await shard.close()
     await rest()
     assert work.given_up == 1
+
+
+@pytest.mark.parametrize("whole_group", [True, False])
+@in_a_loop
+async def test_another_response_that_comes_while_the_group_is_waited_for_gives_no_result_of_its_text(whole_group):
+    work = Scripted(whole_group)
+    work.gate.clear()
+    shard = shard_of(work)
+    await shard.submit(group("a", 2))
+    waiting = asyncio.create_task(shard.collect([ask("a", 0, 1)], 5.0))
+    await rest()
+    await shard.submit([item("a", 0, "from elsewhere", size=2)])
+    await rest()
+    work.gate.set()
+    (reply,) = (await waiting).replies
+    assert reply.results is None
+    assert reply.failure.kind == "lost"
+
+
+@in_a_loop
+async def test_a_question_is_held_once_for_a_group_and_counted():
+    shard = shard_of(Scripted())
+    question = "q" * 100_000
+    await shard.submit([Item("a", s, b"%d" % s, question, "text", 4) for s in range(3)])
+    collected = await shard.collect([], 0.0)
+    assert 100_000 < collected.held_bytes < 150_000
