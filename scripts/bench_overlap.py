@@ -3,7 +3,7 @@
 Trains an untrained model through verl's own entrypoint on the CPU, with plain GRPO and with Poly-EPO and a judge that
 takes --judge-seconds a call, in turns, and compares their steps. The judge is a stand-in that sleeps and puts equal
 responses into one cluster: only its time matters here. Needs an idle machine.
-    python scripts/bench_overlap.py --out docs/bench_overlap.json
+    python scripts/bench_overlap.py --out runs/bench_overlap.json --figure docs/bench_overlap.png
 """
 
 from __future__ import annotations
@@ -194,14 +194,47 @@ def summarise(runs: dict[str, list[dict]]) -> dict[str, Any]:
     return found
 
 
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Where the seconds of a median step go, a bar for each method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = {
+        "grpo": "GRPO, no judge",
+        "overlapped": "Poly-EPO, judge while rollouts generate",
+        "afterwards": "Poly-EPO, judge after them, one by one",
+    }
+    labels = {
+        "gen": "generation",
+        "old_log_prob": "log probs",
+        "adv": "advantage, with the wait for the judge",
+        "update_actor": "update",
+    }
+    methods = [method for method in names if method in figures["methods"]]
+    chart, axes = pyplot.subplots(figsize=(8, 0.9 + 0.6 * len(methods)))
+    left = [0.0] * len(methods)
+    for part in PARTS:
+        widths = [figures["methods"][method]["parts_s"][part] for method in methods]
+        axes.barh([names[m] for m in methods], widths, left=left, label=labels[part])
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel(f"seconds of a step; the judge takes {figures['judge_seconds']:g} s a call")
+    axes.legend(loc="lower right", fontsize="small")
+    chart.tight_layout()
+    chart.savefig(path, dpi=150)
+
+
 def main(
     out: Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps a run that count.")] = 12,
+    figure: Annotated[Path | None, typer.Option(help="Draw them here, as PNG.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps a run that count.")] = 10,
     rounds: Annotated[int, typer.Option(help="Runs of each method, in turns.")] = 2,
-    afterwards_steps: Annotated[int, typer.Option(help="Steps of the judge after the rollouts; 0: leave it out.")] = 3,
+    afterwards_steps: Annotated[int, typer.Option(help="Steps of the judge after the rollouts; 0: leave it out.")] = 2,
     judge_seconds: Annotated[float, typer.Option(help="What the judge takes for a call.")] = 2.0,
     mode: Annotated[str, typer.Option(help="verl's trainer: sync or colocate_async.")] = "sync",
-    tokens: Annotated[int, typer.Option(help="Longest response.")] = 256,
+    tokens: Annotated[int, typer.Option(help="Longest response.")] = 384,
     width: Annotated[int, typer.Option(help="Of the model.")] = 192,
     layers: Annotated[int, typer.Option(help="Of the model.")] = 4,
     work_dir: Annotated[Path, typer.Option(help="For inputs, logs and metrics.")] = Path("runs/bench_overlap"),
@@ -231,6 +264,8 @@ def main(
     print(text)
     if out:
         out.write_text(text + "\n")
+    if figure:
+        draw(figures, figure)
 
 
 if __name__ == "__main__":

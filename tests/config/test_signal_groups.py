@@ -67,7 +67,9 @@ def test_without_an_address_the_error_names_the_key(name):
 
 
 def test_before_the_method_the_error_says_where_it_belongs():
-    with pytest.raises(ValueError, match=r"\+set_rl/signal=\.\.\. belongs after \+set_rl="):
+    with pytest.raises(
+        ValueError, match=r"\+set_rl/signal=\.\.\. belongs after \+set_rl=\.\.\., and nothing may set signal\.name"
+    ):
         check_config(compose_config("+set_rl/signal=judge", "+set_rl=poly_epo", URL, N))
 
 

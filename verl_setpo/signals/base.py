@@ -231,7 +231,7 @@ def build_signal(name: str, keys: dict[str, Any]) -> Signal:
         if key not in known and not takes_all:
             has = f"its keys are {', '.join(known)}" if known else "it has no keys"
             if "kind" in keys:
-                has += " (+set_rl/signal=... belongs after +set_rl=..., which has a signal of its own)"
+                has += " (+set_rl/signal=... belongs after +set_rl=..., and nothing may set signal.name after it)"
             raise ValueError(f"algorithm.set_rl.signal.{key} is not a key of the signal {name}; {has}.")
     try:
         return cls(**keys)

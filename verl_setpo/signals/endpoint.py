@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import logging
 import os
 import random
 import re
@@ -23,11 +24,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 Kind = Literal["timeout", "connection", "rate_limit", "server", "refused", "bad_answer"]
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 FIRST_WAIT_S, MAX_WAIT_S = 0.5, 30.0
 MAX_RETRY_AFTER_S = 60.0
 SKIP_DEAD_URL_S = 15.0
 CONNECT_TIMEOUT_S = 10.0
 MAX_MESSAGE = 300
+WARN_EVERY_S = 60.0
 
 
 class EndpointError(Exception):
@@ -108,11 +112,16 @@ class EndpointSettings(BaseModel):
         if self.api_key_env is None:
             return None
         key = os.environ.get(self.api_key_env, "").strip()
-        # The name is not repeated: it may be a key that looks like a name.
+        # Not every name is repeated: it may be a key that looks like one.
+        shown = f" ({self.api_key_env})" if re.fullmatch(r"[A-Z]+(_[A-Z0-9]+)+", self.api_key_env) else ""
         if not key:
-            raise ValueError("api_key_env names an environment variable that is not set, or empty, on this node")
+            raise ValueError(
+                f"api_key_env names an environment variable{shown} that is not set, or empty, on this node"
+            )
         if not key.isascii() or not key.isprintable():
-            raise ValueError("api_key_env names an environment variable whose value has characters no key can have")
+            raise ValueError(
+                f"api_key_env names an environment variable{shown} whose value has characters no key can have"
+            )
         return SecretStr(key)
 
 
@@ -172,6 +181,8 @@ class Endpoint:
         self._key = settings.read_key()
         self._servers = [_Server(url, self._client(url)) for url in settings.urls]
         self._turn = random.randrange(len(self._servers))  # many processes must not all begin at the first URL
+        self.trouble: EndpointError | None = None  # of the last request, None where it was answered
+        self._warned = -WARN_EVERY_S
         self._places = asyncio.Semaphore(settings.concurrency)
         rpm, tpm = settings.requests_per_minute, settings.tokens_per_minute
         self._requests = AsyncLimiter(rpm, 60) if rpm else None
@@ -291,15 +302,26 @@ class Endpoint:
             if limit <= 0:
                 raise asyncio.TimeoutError
             # The library's timeout is between two bytes; a server that sends one now and then would hold us for ever.
-            return await asyncio.wait_for(_run(request, server.client), limit)
-        except EndpointError:
+            answer = await asyncio.wait_for(_run(request, server.client), limit)
+            self.trouble = None
+            return answer
+        except EndpointError as error:
+            self._note(error)
             raise
         except (asyncio.TimeoutError, openai.OpenAIError, ValueError, RecursionError) as error:
             # Besides its own, the library lets pass what a body that is no JSON raises.
             if _cannot_connect(error):
                 server.skip_until = time.monotonic() + SKIP_DEAD_URL_S
             failure = self._explain(error, server.url, limit)
+        self._note(failure)
         raise failure
+
+    def _note(self, failure: EndpointError) -> None:
+        """Keep what is wrong and, now and then, say it: retries could otherwise go on for minutes unseen."""
+        self.trouble = failure
+        if time.monotonic() - self._warned >= WARN_EVERY_S:
+            self._warned = time.monotonic()
+            logger.warning("verl_setpo: a request failed, and may be tried again: %s", failure)
 
     def _explain(self, error: Exception, url: str, limit_s: float) -> EndpointError:
         if isinstance(error, openai.APIStatusError):

@@ -42,7 +42,7 @@ from verl_setpo.trainer.metrics import StepReport, step_metrics
 from verl_setpo.trainer.reward_manager import GROUP_SIZE
 from verl_setpo.trainer.rollout_log import rollout_rows, write_rollout_log
 from verl_setpo.trainer.schedule import AutoCoef, Schedule
-from verl_setpo.trainer.settings import TRAINER_MODES, Method, check_config
+from verl_setpo.trainer.settings import TRAINER_MODES, WITH_COEF, Method, check_config
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +75,13 @@ class SetRLMixin:
                 self.settings.signal.name,
             )
         logger.warning(
-            "verl_setpo: %s on base estimator %s, signal %s, coef %s, set_size %s",
+            "verl_setpo: %s on base estimator %s, signal %s, %s",
             self.method.estimator,
             self.method.base_estimator,
             self.settings.signal.name,
-            self.settings.coef_text,
-            self.settings.set_size,
+            f"coef {self.settings.coef_text}"
+            if self.method.estimator in WITH_COEF
+            else f"set_size {self.settings.set_size}",
         )
 
     def _read_method(self, config: DictConfig) -> None:
@@ -221,8 +222,8 @@ class SetRLMixin:
         failed_P = torch.tensor([cause is not None for cause in signal.failures], dtype=torch.bool)
         set_size = self.settings.set_size_at(self.global_steps)
         small_P = groups.sizes_P < min_group_size(estimator, set_size)
-        self._warn_of_failures(signal.failures)
         self._check_failures(signal.failures)
+        self._warn_of_failures(signal.failures)
         raw_PN = groups.gather(rows.rewards_BT.sum(-1))
         rewards_PN, odd_PN = self._check_rewards(estimator, raw_PN, groups.mask_PN)
         base_BT, lost_P = rows.advantages_BT, torch.zeros_like(failed_P)

@@ -25,7 +25,7 @@ def rollout_rows(report: StepReport, extras: list[dict[str, Any]], global_step: 
                     "session": session,
                     **extras[row],
                     "reward": round(step.rewards_PN[p, i].item(), 6),
-                    "cluster": int(report.clusters_PN[p, i]),
+                    "cluster": None if report.failed_P[p] else int(report.clusters_PN[p, i]),
                     **({} if step.signal.notes is None else {"strategy": step.signal.notes[p][i]}),
                     "credit": None if step.credit_PN is None else round(step.credit_PN[p, i].item(), 6),
                     "base_advantage": round(step.base_PN[p, i].item(), 6),

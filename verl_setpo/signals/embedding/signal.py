@@ -126,6 +126,11 @@ class EmbeddingWork(Work):
         endpoint = getattr(self._embedder, "endpoint", None)
         return usage if endpoint is None else usage + drain_endpoint(endpoint)
 
+    @property
+    def trouble(self) -> SignalError | None:
+        failure = getattr(getattr(self._embedder, "endpoint", None), "trouble", None)
+        return SignalError.of(failure) if failure else None
+
     async def close(self) -> None:
         await self._embedder.close()
 

@@ -68,7 +68,10 @@ class JudgeSettings(EndpointSettings):
                 raise ValueError(f"{key} is not a key of the judge; its keys are {known}.") from None
             if first["type"] == "missing":
                 raise ValueError(f"{key} must be set.") from None
-            raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}.") from None
+            message = first["msg"].removeprefix("Value error, ")
+            if message.startswith(f"{first['loc'][0]} "):
+                raise ValueError(f"{prefix}{message}.") from None
+            raise ValueError(f"{key}: {message}.") from None
 
 
 @dataclass(frozen=True)

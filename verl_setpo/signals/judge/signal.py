@@ -13,7 +13,7 @@ from verl_setpo.signals.judge.judge import DEGENERATE, Judge, JudgeSettings
 from verl_setpo.signals.store.settings import PREFIX, refuse_gpus_unless, refuse_server_keys, shared, split_keys
 from verl_setpo.signals.store.shard import Reply
 from verl_setpo.signals.store.signal import StoreSignal
-from verl_setpo.signals.store.usage import Usage, drain_endpoint
+from verl_setpo.signals.store.usage import SignalError, Usage, drain_endpoint
 from verl_setpo.signals.store.work import Work
 
 KINDS = ("endpoint", "reward_model")
@@ -91,6 +91,11 @@ class JudgeWork(Work):
         usage.asked, usage.cached, usage.shortened = stats.groups, stats.cached, stats.shortened
         usage.answers, usage.bad_answers = stats.answers, stats.bad_answers
         return usage
+
+    @property
+    def trouble(self) -> SignalError | None:
+        failure = self._judge.endpoint.trouble
+        return SignalError.of(failure) if failure else None
 
     async def close(self) -> None:
         await self._judge.close()

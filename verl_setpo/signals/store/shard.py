@@ -190,8 +190,8 @@ class Shard:
             if pending:
                 _, pending = await asyncio.wait(pending, timeout=max(end - self._clock(), 0))
             if pending:
-                late = SignalError("timeout", "there was no result in time (signal.wait_s)")
-                return Reply(None, next((job.before for job in jobs if job.before is not None), late))
+                known = next((job.before for job in jobs if job.before is not None), self._work.trouble)
+                return Reply(None, known or SignalError("timeout", "there was no result in time (signal.wait_s)"))
             failure = next((job.failure for job in jobs if job.failure is not None), None)
             if failure is None:
                 results = {session: result for job in jobs for session, result in job.task.result().items()}

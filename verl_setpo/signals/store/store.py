@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ AGAIN_S = 0.5
 MAX_CALLS = 100_000
 """Calls that wait in one actor at a time; Ray's 1,000 would hold up a large step."""
 CLOSE_S = 2.0
+WARN_S = 10.0
+"""After so long a wait a line in the log says what the step waits for."""
 
 
 class ShardActor:
@@ -157,6 +160,9 @@ class Store:
             by_shard[self._index(ask.uid)].append(position)
         replies: list[Reply] = [Reply(None, SignalError("lost", "the store did not answer"))] * len(asks)
         report = StoreReport()
+        warning = threading.Timer(WARN_S, self._say_it_waits, [len(asks)])
+        warning.daemon = True
+        warning.start()
         with ThreadPoolExecutor(self.shards, thread_name_prefix="collect-signals") as threads:
             parts = {
                 index: threads.submit(
@@ -164,6 +170,7 @@ class Store:
                 )
                 for index, positions in by_shard.items()
             }
+        warning.cancel()
         for index, positions in by_shard.items():
             try:
                 collected, resent = parts[index].result()
@@ -174,6 +181,13 @@ class Store:
             report.add(collected, resent)
         report.waited_s = time.monotonic() - start
         return replies, report
+
+    def _say_it_waits(self, groups: int) -> None:
+        logger.warning(
+            "verl_setpo: the step waits for the signals of its %d prompts, up to %g s (signal.wait_s)",
+            groups,
+            self.settings.wait_s,
+        )
 
     def _collect_one(
         self, index: int, asks: Sequence[Ask], item_of: Callable[[str, int], Item] | None, end: float

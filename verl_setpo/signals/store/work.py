@@ -31,6 +31,11 @@ class Work(ABC):
     def drain(self) -> Usage:
         """What was done since the last call."""
 
+    @property
+    def trouble(self) -> SignalError | None:
+        """What its server's last answer was wrong with, None where nothing is known to be wrong."""
+        return None
+
     @abstractmethod
     async def close(self) -> None: ...
 
