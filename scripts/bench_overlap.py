@@ -1,8 +1,9 @@
 """What an LLM judge costs a training step: asked while rollouts generate (this package), or after them, one by one.
 
-Trains an untrained model through verl's own entrypoint on the CPU, with plain GRPO and with Poly-EPO and a judge that
-takes --judge-seconds a call, in turns, and compares their steps. The judge is a stand-in that sleeps and puts equal
-responses into one cluster: only its time matters here. Needs an idle machine.
+Trains an untrained model through verl's own entrypoint on the CPU. In one run every second step has a judge that takes
+--judge-seconds a call and the others have none, so that neighbours can be compared however the machine drifts; another
+run is plain GRPO, a third asks the judge afterwards. The judge is a stand-in that sleeps and puts equal responses into
+one cluster: only its time matters here. Needs an idle machine.
     python scripts/bench_overlap.py --out runs/bench_overlap.json --figure docs/bench_overlap.png
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -26,14 +28,36 @@ import typer
 import uvicorn
 from fastapi import FastAPI, Request
 
-from verl_setpo.signals import Rollout, Signal, SignalBatch, register_signal
+from verl_setpo.signals import AnswerClusters, JudgeSignal, Rollout, Signal, SignalBatch, register_signal
 from verl_setpo.signals.judge import Judge, JudgeSettings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROMPTS, ROLLOUTS = 16, 8
 FIRST = 2
 """Steps left out at the start of each run: things are loaded and compiled."""
+WAIT = "set_rl/judge_every_other/collect_wait_s"
 PARTS = ("gen", "old_log_prob", "adv", "update_actor")
+
+
+@register_signal("judge_every_other")
+class JudgeEveryOther(JudgeSignal):
+    """The judge in every second step, equal answers in the others. With one reward worker only, which counts."""
+
+    def __init__(self, **keys: Any) -> None:
+        super().__init__(**keys)
+        self.submitted = self.collected = 0
+
+    async def submit(self, rollout: Rollout, settle: bool = False) -> None:
+        step, self.submitted = self.submitted // (PROMPTS * ROLLOUTS), self.submitted + 1
+        if step % 2:
+            await super().submit(rollout, settle)
+
+    def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
+        step, self.collected = self.collected, self.collected + 1
+        return super().collect(groups) if step % 2 else AnswerClusters().collect(groups)
+
+    def metrics(self) -> dict[str, float]:
+        return {} if self.collected % 2 else super().metrics()
 
 
 @register_signal("judge_afterwards")
@@ -111,23 +135,15 @@ def make_inputs(folder: Path, width: int, layers: int) -> None:
 
 def train(folder: Path, inputs: Path, method: str, mode: str, steps: int, tokens: int, judge_url: str) -> list[dict]:
     """The metrics of each step of one run, without the first ones."""
-    own = {"grpo": mode, "overlapped": f"set_{mode}", "afterwards": f"set_{mode}"}[method]
-    judge = [
-        f"algorithm.set_rl.signal.base_url={judge_url}",
-        "algorithm.set_rl.signal.model=judge",
-    ]
-    signal = {
-        "grpo": [],
-        "overlapped": judge,
-        "afterwards": ["algorithm.set_rl.signal.name=judge_afterwards", *("+" + key for key in judge)],
-    }[method]
+    signal = {"every other": "judge_every_other", "afterwards": "judge_afterwards"}.get(method)
+    keys = {"name": signal, "+base_url": judge_url, "+model": "judge"} if signal else {}
     overrides = [
-        f"trainer.v1.trainer_mode={own}",
-        *signal,
+        f"trainer.v1.trainer_mode={'set_' if signal else ''}{mode}",
+        *(f"{'+' * key.startswith('+')}algorithm.set_rl.signal.{key.lstrip('+')}={keys[key]}" for key in keys),
         f"data.max_response_length={tokens}",
         f"actor_rollout_ref.rollout.max_model_len={tokens + 32}",
         # Fewer places than rollouts, as on a GPU: groups finish one after the other.
-        "actor_rollout_ref.rollout.max_num_seqs=32",
+        "actor_rollout_ref.rollout.max_num_seqs=16",
         # The policy stays as it is, and so does the work of a step.
         "actor_rollout_ref.actor.optim.lr=0",
         "actor_rollout_ref.actor.optim.weight_decay=0",
@@ -136,7 +152,6 @@ def train(folder: Path, inputs: Path, method: str, mode: str, steps: int, tokens
     environment = {
         **os.environ,
         "METHOD": "grpo" if method == "grpo" else "poly_epo",
-        "SIGNAL": "judge" if method == "overlapped" else "answer",
         "DATA_DIR": str(inputs / "data"),
         "MODEL_PATH": str(inputs / "model"),
         "RUN_DIR": str(folder),
@@ -174,24 +189,42 @@ def seconds(steps: Sequence[dict], name: str) -> list[float]:
 
 
 def summarise(runs: dict[str, list[dict]]) -> dict[str, Any]:
-    """Medians of each method, and of the ratios of its steps to plain GRPO's steps of the same number."""
-    base = seconds(runs["grpo"], "step")
-    found: dict[str, Any] = {}
-    for method, steps in runs.items():
-        step = seconds(steps, "step")
-        ratios = [own / plain for own, plain in zip(step, base, strict=False)]
-        found[method] = {
-            "steps": len(step),
-            "step_s": statistics.median(step),
+    """Medians of each kind of step, and how much longer a step with the judge is than the one before it."""
+    mixed = runs.get("every other", [])
+    judged = [step for step in mixed if WAIT in step]
+    kinds = {
+        "grpo": runs.get("grpo", []),
+        "without": [step for step in mixed if WAIT not in step],
+        "overlapped": judged,
+        "afterwards": runs.get("afterwards", []),
+    }
+    found: dict[str, Any] = {
+        kind: {
+            "steps": len(steps),
+            "step_s": statistics.median(seconds(steps, "step")),
             "parts_s": {part: statistics.median(seconds(steps, part)) for part in PARTS},
-            "paired_ratio": statistics.median(ratios),
-            "ratio_of_medians": statistics.median(step) / statistics.median(base[: len(step)]),
         }
-        waits = [s["set_rl/judge/collect_wait_s"] for s in steps if "set_rl/judge/collect_wait_s" in s]
-        if waits:
-            found[method]["collect_wait_s"] = statistics.median(waits)
-            found[method]["ready"] = statistics.median(s["set_rl/judge/ready"] for s in steps)
+        for kind, steps in kinds.items()
+        if steps
+    }
+    if judged:
+        with_, without = (seconds(kinds[kind], "step") for kind in ("overlapped", "without"))
+        ratios = [one / other for one, other in zip(with_, without, strict=True)]
+        found["overlapped"] |= {
+            "paired_ratio": statistics.median(ratios),
+            "paired_ratio_95": interval(ratios),
+            "collect_wait_s": statistics.median(step[WAIT] for step in judged),
+            "longest_collect_wait_s": max(step[WAIT] for step in judged),
+            "ready": statistics.mean(step["set_rl/judge_every_other/ready"] for step in judged),
+        }
     return found
+
+
+def interval(values: Sequence[float], draws: int = 2000) -> list[float]:
+    """95 % of bootstrapped medians."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
+    return [medians[int(0.025 * draws)], medians[int(0.975 * draws)]]
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
@@ -203,6 +236,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
     names = {
         "grpo": "GRPO, no judge",
+        "without": "Poly-EPO, no judge",
         "overlapped": "Poly-EPO, judge while rollouts generate",
         "afterwards": "Poly-EPO, judge after them, one by one",
     }
@@ -212,11 +246,11 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         "adv": "advantage, with the wait for the judge",
         "update_actor": "update",
     }
-    methods = [method for method in names if method in figures["methods"]]
+    methods = [method for method in names if method in figures["kinds"]]
     chart, axes = pyplot.subplots(figsize=(8, 0.9 + 0.6 * len(methods)))
     left = [0.0] * len(methods)
     for part in PARTS:
-        widths = [figures["methods"][method]["parts_s"][part] for method in methods]
+        widths = [figures["kinds"][method]["parts_s"][part] for method in methods]
         axes.barh([names[m] for m in methods], widths, left=left, label=labels[part])
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.invert_yaxis()
@@ -229,12 +263,12 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 def main(
     out: Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw them here, as PNG.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps a run that count.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Runs of each method, in turns.")] = 2,
+    pairs: Annotated[int, typer.Option(help="Steps with the judge, and as many without.")] = 20,
+    grpo_steps: Annotated[int, typer.Option(help="Steps of plain GRPO; 0: leave it out.")] = 10,
     afterwards_steps: Annotated[int, typer.Option(help="Steps of the judge after the rollouts; 0: leave it out.")] = 2,
     judge_seconds: Annotated[float, typer.Option(help="What the judge takes for a call.")] = 2.0,
     mode: Annotated[str, typer.Option(help="verl's trainer: sync or colocate_async.")] = "sync",
-    tokens: Annotated[int, typer.Option(help="Longest response.")] = 384,
+    tokens: Annotated[int, typer.Option(help="Longest response.")] = 256,
     width: Annotated[int, typer.Option(help="Of the model.")] = 192,
     layers: Annotated[int, typer.Option(help="Of the model.")] = 4,
     work_dir: Annotated[Path, typer.Option(help="For inputs, logs and metrics.")] = Path("runs/bench_overlap"),
@@ -245,20 +279,19 @@ def main(
     make_inputs(work_dir, width, layers)
     runs: dict[str, list[dict]] = {}
     with stand_in_judge(judge_seconds) as url:
-        turns = [(method, steps, turn) for turn in range(rounds) for method in ("grpo", "overlapped")]
-        turns += [("afterwards", afterwards_steps, 0)] if afterwards_steps else []
-        for method, count, turn in turns:
-            folder = work_dir / f"{mode}-{method}-{turn}"
-            (folder / "metrics.jsonl").unlink(missing_ok=True)
-            runs.setdefault(method, []).extend(train(folder, work_dir, method, mode, count, tokens, url))
-            print(f"{mode}, {method}: median step {statistics.median(seconds(runs[method], 'step')):.3f} s", flush=True)
+        for method, count in (("every other", 2 * pairs), ("grpo", grpo_steps), ("afterwards", afterwards_steps)):
+            if count:
+                folder = work_dir / f"{mode}-{method.replace(' ', '-')}"
+                (folder / "metrics.jsonl").unlink(missing_ok=True)
+                runs[method] = train(folder, work_dir, method, mode, count, tokens, url)
+                print(f"{mode}, {method}: median {statistics.median(seconds(runs[method], 'step')):.3f} s", flush=True)
     figures = {
         "mode": mode,
         "judge_seconds": judge_seconds,
         "prompts": PROMPTS,
         "rollouts": ROLLOUTS,
         "tokens": tokens,
-        "methods": summarise(runs),
+        "kinds": summarise(runs),
     }
     text = json.dumps(figures, indent=2)
     print(text)
