@@ -259,7 +259,7 @@ def test_check_asks_for_a_verdict():
         ({"max_prompt_tokens": 10}, r"^s\.max_prompt_tokens: .* 256\.$"),
         ({"temperature": -1}, r"^s\.temperature: "),
         ({"max_strategy_chars": 1}, r"^s\.max_strategy_chars: "),
-        ({"base_url": "http://u:p@h/v1"}, r"^s\.base_url: base_url must be a plain URL without user, password"),
+        ({"base_url": "http://u:p@h/v1"}, r"^s\.base_url must be a plain URL without user, password"),
     ],
 )
 def test_a_wrong_key_is_one_sentence_that_names_it(keys, message):
