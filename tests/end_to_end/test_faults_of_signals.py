@@ -33,7 +33,6 @@ from fastapi import Response
 from tests.signals.embedding.models import minilm
 from tests.signals.embedding.server import MODEL, embedding_server, packed, unpacked
 from tests.signals.fake_server import (
-    Answer,
     FakeServer,
     completion,
     fails,
@@ -41,6 +40,7 @@ from tests.signals.fake_server import (
     half_a_body,
     hangs,
     raw,
+    says,
 )
 from verl_setpo.set_rl import marginal_set_advantage
 from verl_setpo.tasks.polynomial import parse_answer
@@ -61,7 +61,7 @@ TOLERANCE_S = 2.0
 
 FOR_EVER = hangs(600)
 NO_JSON = raw("I am sorry, I cannot do that.", "text/plain")
-WRONG_IDS: Answer = lambda body: completion(json.dumps({"zzzz": {"strategy": "by itself", "cluster_id": 1}}))  # noqa: E731
+WRONG_IDS = says(json.dumps({"zzzz": {"strategy": "by itself", "cluster_id": 1}}))
 BROKEN = fails(500, f"no answer for Bearer {KEY}")
 
 

@@ -7,7 +7,6 @@ structured output alone. The embedding model is the real all-MiniLM-L6-v2.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import os
 import signal
@@ -153,15 +152,9 @@ def save_tiny_judge(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def need_vllm() -> None:
-    if importlib.util.find_spec("vllm") is None:  # not imported: that takes seconds
-        pytest.skip("vLLM is not installed")
-
-
 @pytest.fixture(scope="session")
 def judge_model(tmp_path_factory) -> Path:
     """A folder with the tiny judge."""
-    need_vllm()
     folder = tmp_path_factory.mktemp("tiny_judge")
     save_tiny_judge(folder)
     return folder
@@ -178,7 +171,6 @@ def vllm_judge(judge_model, tmp_path_factory) -> Iterator[VllmServer]:
 @pytest.fixture(scope="session")
 def vllm_embeddings(tmp_path_factory) -> Iterator[VllmServer]:
     """all-MiniLM-L6-v2 behind vLLM, which reads pooling, normalisation and the limit of 256 tokens from its folder."""
-    need_vllm()
     from tests.signals.embedding.models import MINILM
 
     log = tmp_path_factory.mktemp("vllm_embeddings") / "server.log"
