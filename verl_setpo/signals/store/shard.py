@@ -211,7 +211,7 @@ class Shard:
             if len(jobs) > 1 or sessions[0] not in group.jobs or self._passes(group.jobs[sessions[0]]):
                 self._start(group, sessions)
         else:
-            self._start(group, [s for s in sessions if s not in group.jobs or self._passes(group.jobs[s])])
+            self._start(group, sessions)  # nothing that is under way or done
         return list({id(group.jobs[session]): group.jobs[session] for session in sessions}.values())
 
     @staticmethod
