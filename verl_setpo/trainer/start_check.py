@@ -13,9 +13,12 @@ class StartCheck(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Raise SystemExit with one sentence; Hydra turns any other exception of a callback into a warning."""
-        from verl_setpo.trainer.settings import check_config
+        from verl_setpo.trainer.inputs_check import check_inputs
+        from verl_setpo.trainer.settings import TRAINER_MODES, check_config
 
         try:
-            check_config(config)
+            if config.algorithm.get("set_rl") is not None or config.trainer.v1.trainer_mode in TRAINER_MODES:
+                check_config(config)
+            check_inputs(config)
         except ValueError as error:
             raise SystemExit(f"verl_setpo: {error}") from None

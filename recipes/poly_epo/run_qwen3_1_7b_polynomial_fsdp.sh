@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# Poly-EPO (arXiv 2604.17654, its synthetic tasks) | Qwen3-1.7B-Base | polynomial solving | FSDP, vLLM | 2 GPUs of 80 GB
+# METHOD=poly_epo, or a baseline: grpo, gspo, dapo, grpo_div.
+#
+# Strategies are told apart without a judge: equal points are one strategy, as in the paper.
+# Data: verl-setpo data polynomial --out ~/data/polynomial --style instruct --train-size 8192 --test-size 256 --a 1 20 --b 1 50 --c 1 50
+set -xeuo pipefail
+
+########################### user-adjustable ###########################
+MODEL_PATH=${MODEL_PATH:-Qwen/Qwen3-1.7B-Base}
+DATA_DIR=${DATA_DIR:-$HOME/data}
+TRAIN_FILES=${TRAIN_FILES:-$DATA_DIR/polynomial/train.parquet}
+VAL_FILES=${VAL_FILES:-"$DATA_DIR/polynomial/test.parquet"}
+METHOD=${METHOD:-poly_epo}              # poly_epo | grpo | gspo | dapo | grpo_div
+
+DIV_COEF=${DIV_COEF:-0.1}               # grpo_div: weight of its bonus
+
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-128} # prompts
+PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-64}
+MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-512}
+MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-1024}
+ROLLOUT_N=${ROLLOUT_N:-8}
+SET_SIZE=${SET_SIZE:-4}                 # of the 70 sets of 4 among 8 rollouts all are used, in closed form
+TEMPERATURE=${TEMPERATURE:-1.0}
+LR=${LR:-1e-6}
+CLIP_RATIO_LOW=${CLIP_RATIO_LOW:-0.2}
+CLIP_RATIO_HIGH=${CLIP_RATIO_HIGH:-0.28}
+TOTAL_EPOCHS=${TOTAL_EPOCHS:-4}
+VAL_N=${VAL_N:-32}
+PPO_MAX_TOKEN_LEN_PER_GPU=${PPO_MAX_TOKEN_LEN_PER_GPU:-24576}
+ROLLOUT_TP=${ROLLOUT_TP:-1}
+ROLLOUT_GPU_MEM_UTIL=${ROLLOUT_GPU_MEM_UTIL:-0.6}
+REMOVE_PADDING=${REMOVE_PADDING:-True}    # False on the CPU platform, which has no FlashAttention
+
+NNODES=${NNODES:-1}                      # more than 1: start Ray on all nodes first (recipes/README.md)
+NGPUS_PER_NODE=${NGPUS_PER_NODE:-2}
+LOGGER=${LOGGER:-'["console","wandb"]'}
+PROJECT_NAME=${PROJECT_NAME:-verl-setpo}
+EXPERIMENT_NAME=${EXPERIMENT_NAME:-qwen3_1_7b_polynomial-${METHOD/+/_}}
+OUTPUT_DIR=${OUTPUT_DIR:-outputs/$PROJECT_NAME/$EXPERIMENT_NAME} # checkpoints, validation and rollouts; a new start resumes
+SAVE_FREQ=${SAVE_FREQ:-50}
+TEST_FREQ=${TEST_FREQ:-50}
+MAX_CHECKPOINTS=${MAX_CHECKPOINTS:-3}
+PYTHON=${PYTHON:-python3}
+########################### end user-adjustable ###########################
+
+# What the methods differ in: the loss. Poly-EPO's, also for its GRPO baselines: no standard deviation, a sum over tokens
+# over a constant length (Dr.GRPO), clip-higher, no KL.
+case $METHOD in
+    poly_epo | grpo | grpo_div)
+        LOSS=(
+            algorithm.norm_adv_by_std_in_grpo=False
+            actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm
+        ) ;;
+    gspo)
+        CLIP_RATIO_LOW=3e-4 CLIP_RATIO_HIGH=4e-4
+        LOSS=(
+            actor_rollout_ref.actor.policy_loss.loss_mode=gspo
+            actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean
+            actor_rollout_ref.actor.clip_ratio_c=10.0
+        ) ;;
+    dapo)
+        LOSS=(
+            actor_rollout_ref.actor.loss_agg_mode=token-mean
+            actor_rollout_ref.actor.clip_ratio_c=10.0
+            algorithm.filter_groups.enable=True
+            algorithm.filter_groups.metric=acc
+        ) ;;
+    *) echo "METHOD=$METHOD is unknown: use poly_epo, grpo, gspo, dapo or grpo_div." >&2 && exit 2 ;;
+esac
+
+SIGNAL=(algorithm.set_rl.signal.name=answer)
+
+ALGORITHM=(algorithm.use_kl_in_reward=False)
+case $METHOD in
+    poly_epo)
+        ALGORITHM+=(
+            +set_rl=poly_epo
+            algorithm.set_rl.set_size="$SET_SIZE"
+            algorithm.set_rl.rollout_log="$OUTPUT_DIR/rollouts"
+            "${SIGNAL[@]}"
+        ) ;;
+    grpo_div)
+        ALGORITHM+=(
+            +set_rl=grpo_div
+            algorithm.set_rl.coef="$DIV_COEF"
+            algorithm.set_rl.rollout_log="$OUTPUT_DIR/rollouts"
+            "${SIGNAL[@]}"
+        ) ;;
+    *) ALGORITHM+=(+set_rl=off algorithm.adv_estimator=grpo) ;;
+esac
+
+DATA=(
+    data.train_files="$TRAIN_FILES"
+    data.val_files="$VAL_FILES"
+    data.train_batch_size="$TRAIN_BATCH_SIZE"
+    data.max_prompt_length="$MAX_PROMPT_LENGTH"
+    data.max_response_length="$MAX_RESPONSE_LENGTH"
+    data.filter_overlong_prompts=True
+    data.truncation=error
+)
+
+MODEL=(
+    actor_rollout_ref.model.path="$MODEL_PATH"
+    actor_rollout_ref.model.use_remove_padding="$REMOVE_PADDING"
+    actor_rollout_ref.model.enable_gradient_checkpointing=True
+)
+
+ACTOR=(
+    actor_rollout_ref.actor.optim.lr="$LR"
+    actor_rollout_ref.actor.ppo_mini_batch_size="$PPO_MINI_BATCH_SIZE"
+    actor_rollout_ref.actor.use_dynamic_bsz=True
+    actor_rollout_ref.actor.ppo_max_token_len_per_gpu="$PPO_MAX_TOKEN_LEN_PER_GPU"
+    actor_rollout_ref.actor.clip_ratio_low="$CLIP_RATIO_LOW"
+    actor_rollout_ref.actor.clip_ratio_high="$CLIP_RATIO_HIGH"
+    actor_rollout_ref.actor.use_kl_loss=False
+    actor_rollout_ref.actor.entropy_coeff=0
+)
+
+ROLLOUT=(
+    actor_rollout_ref.rollout.name=vllm
+    actor_rollout_ref.rollout.n="$ROLLOUT_N"
+    actor_rollout_ref.rollout.temperature="$TEMPERATURE"
+    actor_rollout_ref.rollout.tensor_model_parallel_size="$ROLLOUT_TP"
+    actor_rollout_ref.rollout.gpu_memory_utilization="$ROLLOUT_GPU_MEM_UTIL"
+    actor_rollout_ref.rollout.max_model_len=$((MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH))
+    actor_rollout_ref.rollout.val_kwargs.n="$VAL_N"
+    actor_rollout_ref.rollout.val_kwargs.do_sample=True
+    actor_rollout_ref.rollout.val_kwargs.temperature=1.0
+    actor_rollout_ref.rollout.val_kwargs.top_p=1.0
+)
+
+REWARD=(
+    reward.custom_reward_function.path=pkg://verl_setpo.tasks.rewards
+    reward.custom_reward_function.name=compute_score
+)
+
+TRAINER=(
+    trainer.logger="$LOGGER"
+    trainer.project_name="$PROJECT_NAME"
+    trainer.experiment_name="$EXPERIMENT_NAME"
+    trainer.default_local_dir="$OUTPUT_DIR/checkpoints"
+    trainer.validation_data_dir="$OUTPUT_DIR/validation"
+    trainer.nnodes="$NNODES"
+    trainer.n_gpus_per_node="$NGPUS_PER_NODE"
+    trainer.save_freq="$SAVE_FREQ"
+    trainer.max_actor_ckpt_to_keep="$MAX_CHECKPOINTS"
+    trainer.resume_mode=auto
+    trainer.test_freq="$TEST_FREQ"
+    trainer.total_epochs="$TOTAL_EPOCHS"
+)
+
+"$PYTHON" -m verl.trainer.main_ppo \
+    "${ALGORITHM[@]}" "${LOSS[@]}" "${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${REWARD[@]}" \
+    "${TRAINER[@]}" "$@"
