@@ -54,7 +54,7 @@ def make_tiny_model(
             report(f"{model.num_parameters()} parameters, {len(train_rows)} training prompts")
             steps_done = train(model, tokenizer, to_prompts(train_rows, tokenizer), config, report)
             held_out = to_prompts(test_rows[:MEASURED_PROMPTS], tokenizer)
-            figures = measure(model, tokenizer, held_out, seed=seed)
+            figures = measure(model, tokenizer, held_out, seed=seed, max_new_tokens=config.max_new_tokens)
         finally:
             torch.set_num_threads(threads_before)
         seconds = round(time.monotonic() - started, 1)

@@ -7,10 +7,10 @@ reward.custom_reward_function.name=compute_score
 from collections.abc import Mapping
 from typing import Any
 
-from verl_setpo.tasks import countdown, polynomial
+from verl_setpo.tasks import countdown, multiplication, polynomial
 from verl_setpo.tasks.ground_truth import GroundTruth
 
-TASKS = {task.DATA_SOURCE: task for task in (polynomial, countdown)}
+TASKS = {task.DATA_SOURCE: task for task in (polynomial, countdown, multiplication)}
 
 
 def compute_score(

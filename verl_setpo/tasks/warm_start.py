@@ -32,6 +32,7 @@ class WarmStartConfig:
 
     The learning rate rises over `warmup_steps` and falls to zero at `steps` by a cosine. Every `check_every` steps,
     64 training prompts are sampled 16 times each; training ends early when pass@1 there has reached `target`.
+    `max_new_tokens` is what a sample may have: bytes of an answer, and one more for its end.
     """
 
     steps: int = 1800
@@ -42,10 +43,15 @@ class WarmStartConfig:
     weight_decay: float = 0.1
     warmup_steps: int = 20
     check_every: int = 200
+    max_new_tokens: int = 32
     seed: int = 0
 
 
-DEFAULTS = {"polynomial": WarmStartConfig(), "countdown": WarmStartConfig(steps=800, batch_size=64)}
+DEFAULTS = {
+    "polynomial": WarmStartConfig(),
+    "countdown": WarmStartConfig(steps=800, batch_size=64),
+    "multiplication": WarmStartConfig(steps=4000, batch_size=64, max_new_tokens=64),
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class SampleFigures:
     """What a policy's samples look like.
 
     pass_at_1: share of the samples that are correct.
-    distinct_correct: different correct answers among the samples of a prompt, mean over the prompts.
+    distinct_correct: different correct answers among the samples of a prompt, mean over the prompts; strategies, where
+        the task has one answer and many ways to it.
     parsed: share of the samples that hold an answer at all.
     """
 
@@ -124,14 +131,15 @@ def measure(
     prompts: Sequence[Prompt],
     num_samples: int = 64,
     seed: int = 0,
+    max_new_tokens: int = 32,
 ) -> SampleFigures:
     """Sample each prompt `num_samples` times and score the samples by the task's reward."""
-    responses = sample(model, tokenizer, prompts, num_samples, seed=seed)
+    responses = sample(model, tokenizer, prompts, num_samples, max_new_tokens=max_new_tokens, seed=seed)
     correct, distinct, parsed = 0.0, 0, 0
     for prompt, texts in zip(prompts, responses, strict=True):
         scores = [compute_score(prompt.data_source, text, prompt.ground_truth) for text in texts]
         correct += sum(score["acc"] for score in scores)
-        distinct += len({score["pred"] for score in scores if score["acc"]})
+        distinct += len({score.get("strategy", score["pred"]) for score in scores if score["acc"]} - {""})
         parsed += sum(score["pred"] != "" for score in scores)
     total = len(prompts) * num_samples
     return SampleFigures(correct / total, distinct / len(prompts), parsed / total)
@@ -197,7 +205,7 @@ def train(
             reported = now
             report(f"step {step}/{config.steps}: loss {loss.item():.3f}, {now - started:.0f} s")
         if step % config.check_every == 0 and step < config.steps:
-            figures = measure(model, tokenizer, checked, num_samples=16, seed=config.seed)
+            figures = measure(model, tokenizer, checked, 16, config.seed, config.max_new_tokens)
             report(f"step {step}: pass@1 {figures.pass_at_1:.3f} on training prompts (target {config.target})")
             if figures.pass_at_1 >= config.target:
                 break
