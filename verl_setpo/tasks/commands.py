@@ -1,35 +1,34 @@
-"""`verl-setpo data`: datasets of the two tasks, and a tiny model to train on them."""
+"""`verl-setpo data`: datasets of our own tasks and of the papers' published sets, and a tiny model to train on them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from verl_setpo.tasks import countdown as countdown_task
+from verl_setpo.tasks import multiplication as multiplication_task
 from verl_setpo.tasks import polynomial as polynomial_task
+from verl_setpo.tasks.math_sets import COUNTDOWN
+from verl_setpo.tasks.math_sets_commands import add_sets
+from verl_setpo.tasks.options import LocalPath, Out, Overwrite, Revision, errors_as_one_sentence
 
-# torch, transformers and pyarrow are imported inside the commands, so that --help is quick.
+# torch, transformers, datasets and pyarrow are imported inside the commands, so that --help is quick.
 
-data = typer.Typer(help="Make training data, and tiny models to train on it.", no_args_is_help=True)
+data = typer.Typer(help="Make training and test data, and tiny models to train on it.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="Folder to make: train.parquet, test.parquet, dataset.json.")]
 TrainSize = Annotated[int, typer.Option(help="Training prompts.")]
 TestSize = Annotated[int, typer.Option(help="Held-out prompts, all different from the training prompts.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Style = Annotated[str, typer.Option(help="tiny: a short prompt for a tiny model. instruct: English, for an LLM.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command wrote there before.")]
 Range = tuple[int, int]
 
 
-@contextmanager
-def _errors_as_one_sentence() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+def _generate(out: Path, task: str, train_size: int, test_size: int, **options: Any) -> None:
+    from verl_setpo.tasks.data import write_dataset
+
+    with errors_as_one_sentence():
+        write_dataset(out, task, train_size=train_size, test_size=test_size, **options)
+        typer.echo(f"{out}: {train_size} training and {test_size} test prompts")
 
 
 @data.command()
@@ -45,32 +44,72 @@ def polynomial(
     overwrite: Overwrite = False,
 ) -> None:
     """Polynomial solving (Poly-EPO): any integer point on y = ax^2 + bx + c is correct."""
-    from verl_setpo.tasks.data import write_dataset
+    _generate(
+        out,
+        polynomial_task.DATA_SOURCE,
+        train_size,
+        test_size,
+        seed=seed,
+        style=style,
+        overwrite=overwrite,
+        a=a,
+        b=b,
+        c=c,
+    )
 
-    with _errors_as_one_sentence():
-        write_dataset(
-            out,
-            polynomial_task.DATA_SOURCE,
-            train_size=train_size,
-            test_size=test_size,
-            seed=seed,
-            style=style,
-            overwrite=overwrite,
-            a=a,
-            b=b,
-            c=c,
-        )
-        typer.echo(f"{out}: {train_size} training and {test_size} test prompts")
+
+@data.command()
+def multiplication(
+    out: Out,
+    train_size: TrainSize = multiplication_task.DEFAULT_SIZES[0],
+    test_size: TestSize = multiplication_task.DEFAULT_SIZES[1],
+    seed: Seed = 0,
+    style: Style = "tiny",
+    digits: Annotated[Range, typer.Option(help="Digits of the first and of the second number.")] = (3, 2),
+    overwrite: Overwrite = False,
+) -> None:
+    """Multi-digit multiplication (Poly-EPO): the product, by any way of taking the numbers apart."""
+    _generate(
+        out,
+        multiplication_task.DATA_SOURCE,
+        train_size,
+        test_size,
+        seed=seed,
+        style=style,
+        overwrite=overwrite,
+        digits=digits,
+    )
 
 
 @data.command()
 def countdown(
+    context: typer.Context,
     out: Out,
-    train_size: TrainSize = countdown_task.DEFAULT_SIZES[0],
-    test_size: TestSize = countdown_task.DEFAULT_SIZES[1],
+    source: Annotated[
+        Literal["generate", "hub"], typer.Option(help=f"generate: new problems. hub: {COUNTDOWN.hub}.")
+    ] = "generate",
+    local_path: LocalPath = None,
+    revision: Revision = None,
+    train_size: Annotated[
+        int | None,
+        typer.Option(help=f"Training prompts. Default: {countdown_task.DEFAULT_SIZES[0]}, or all of the set."),
+    ] = None,
+    test_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Held-out prompts, all different from the training prompts. "
+            f"Default: {countdown_task.DEFAULT_SIZES[1]}, or of the set none."
+        ),
+    ] = None,
     seed: Seed = 0,
-    style: Style = "tiny",
-    count: Annotated[int, typer.Option(help="Numbers in a problem.")] = 3,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="tiny: a short prompt for a tiny model. instruct: English, for an LLM. "
+            "Default: tiny, or of the set instruct."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Numbers in a generated problem.")] = 3,
     numbers: Annotated[Range, typer.Option(help="Lowest and highest number.")] = (1, 20),
     target: Annotated[Range, typer.Option(help="Lowest and highest target.")] = (1, 99),
     min_solutions: Annotated[
@@ -78,30 +117,56 @@ def countdown(
     ] = 2,
     overwrite: Overwrite = False,
 ) -> None:
-    """Countdown (SetPO): any equation that uses each number once and makes the target is correct."""
-    from verl_setpo.tasks.data import write_dataset
+    """Countdown (SetPO): any equation that uses each number once and makes the target is correct.
 
-    with _errors_as_one_sentence():
-        write_dataset(
+    Without --source hub or --local-path the problems are generated.
+    """
+    if source == "generate" and local_path is None:
+        with errors_as_one_sentence():
+            if revision is not None:
+                raise ValueError(f"--revision is {revision!r}, but problems are generated: add --source hub")
+        _generate(
             out,
             countdown_task.DATA_SOURCE,
-            train_size=train_size,
-            test_size=test_size,
+            countdown_task.DEFAULT_SIZES[0] if train_size is None else train_size,
+            countdown_task.DEFAULT_SIZES[1] if test_size is None else test_size,
             seed=seed,
-            style=style,
+            style=style or "tiny",
             overwrite=overwrite,
             num_numbers=count,
             numbers=numbers,
             target=target,
             min_solutions=min_solutions,
         )
-        typer.echo(f"{out}: {train_size} training and {test_size} test prompts")
+        return
+    from verl_setpo.tasks.math_sets_select import Selection
+    from verl_setpo.tasks.math_sets_write import write_countdown_set
+
+    with errors_as_one_sentence():
+        for name in ("count", "numbers", "target", "min_solutions"):
+            given = context.get_parameter_source(name)
+            if given is not None and given.name != "DEFAULT":
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} is for problems that are generated, and these are read: leave it out")
+        written = write_countdown_set(
+            out,
+            COUNTDOWN,
+            style or "instruct",
+            Selection(train_size=train_size, test_size=test_size, seed=seed),
+            local_path=local_path,
+            revision=revision,
+            overwrite=overwrite,
+        )
+        written.tell(out)
+
+
+add_sets(data)
 
 
 @data.command("tiny-model")
 def tiny_model(
-    task: Annotated[str, typer.Option(help="polynomial or countdown.")],
-    data: Annotated[Path, typer.Option(help="Folder that `verl-setpo data polynomial` or `countdown` wrote.")],
+    task: Annotated[str, typer.Option(help="polynomial, multiplication or countdown.")],
+    data: Annotated[Path, typer.Option(help="Folder that `verl-setpo data` wrote for this task.")],
     out: Annotated[Path, typer.Option(help="Folder to make, for actor_rollout_ref.model.path.")],
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Most steps of training; default by task.")] = None,
@@ -113,7 +178,7 @@ def tiny_model(
     overwrite: Overwrite = False,
 ) -> None:
     """Build a tiny model and teach it the task half-way, so that RL begins diverse and fallible."""
-    with _errors_as_one_sentence():
+    with errors_as_one_sentence():
         from transformers.utils.logging import disable_progress_bar
 
         from verl_setpo.tasks.make_model import make_tiny_model

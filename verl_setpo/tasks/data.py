@@ -29,18 +29,37 @@ class Problem(Protocol):
 
 def to_rows(task: str, problems: Sequence[Problem], split: str, style: str) -> list[dict[str, Any]]:
     """One row in verl's schema per problem. Raises ValueError for an unknown style."""
-    if style not in STYLES:
-        raise ValueError(f"--style is {style!r}: give {' or '.join(STYLES)}")
+    check_style(style)
     return [
-        {
-            "data_source": task,
-            "prompt": [{"role": "user", "content": problem.prompt(style)}],
-            "ability": TASKS[task].ABILITY,
-            "reward_model": {"style": "rule", "ground_truth": problem.ground_truth(style)},
-            "extra_info": {"split": split, "index": index},
-        }
+        make_row(
+            task,
+            [{"role": "user", "content": problem.prompt(style)}],
+            problem.ground_truth(style),
+            ability=TASKS[task].ABILITY,
+            split=split,
+            index=index,
+        )
         for index, problem in enumerate(problems)
     ]
+
+
+def check_style(style: str) -> None:
+    """Raises ValueError for a style of prompt that no task has."""
+    if style not in STYLES:
+        raise ValueError(f"--style is {style!r}: give {' or '.join(STYLES)}")
+
+
+def make_row(
+    data_source: str, messages: list[dict[str, str]], ground_truth: str, *, ability: str, split: str, index: int
+) -> dict[str, Any]:
+    """One row in verl's schema. `index` counts the rows of the split."""
+    return {
+        "data_source": data_source,
+        "prompt": messages,
+        "ability": ability,
+        "reward_model": {"style": "rule", "ground_truth": ground_truth},
+        "extra_info": {"split": split, "index": index},
+    }
 
 
 def write_dataset(
@@ -79,11 +98,12 @@ def write_dataset(
             to_rows(task, problems[train_size:], "test", style),
         ]
         for split, split_rows in zip(SPLITS, rows, strict=True):
-            _write_parquet(split_rows, folder / f"{split}.parquet")
+            write_parquet(split_rows, folder / f"{split}.parquet")
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows that `make_row` made."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -110,7 +130,7 @@ def read_dataset(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], li
     missing = [name for name in (RECORD, *(f"{split}.parquet" for split in SPLITS)) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"--data {folder} has no {', '.join(missing)}: make it with `verl-setpo data polynomial` or `countdown`"
+            f"--data {folder} has no {', '.join(missing)}: make it with `verl-setpo data`, by a task that is generated"
         )
     train, test = (pq.read_table(folder / f"{split}.parquet").to_pylist() for split in SPLITS)
     return json.loads((folder / RECORD).read_text()), train, test

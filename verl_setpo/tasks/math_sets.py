@@ -50,6 +50,7 @@ class HubSet:
 _PROBLEM = ("problem",)
 _QUESTION = ("question",)
 _ANSWER = ("answer",)
+_SOLUTION = ("solution",)
 _TEST = {"test": "test"}
 _TEST_AS_TRAIN = {"test": "train"}
 
@@ -83,14 +84,17 @@ _TABLE = (
         "polaris",
         "POLARIS-Project/Polaris-Dataset-53K",
         {"train": "train"},
-        {"train": 53291},
+        # Its name gives the count, its card none.
+        {"train": 53_000},
         _PROBLEM,
         _ANSWER,
         "Poly-EPO: training",
         difficulty="difficulty",
     ),
-    HubSet("aime24", "math-ai/aime24", _TEST, {"test": 30}, _PROBLEM, ("solution",), "SetPO: test", answer_form="boxed"),
-    HubSet("aime25", "math-ai/aime25", _TEST, {"test": 30}, _PROBLEM, _ANSWER, "both: test"),
+    HubSet(
+        "aime24", "math-ai/aime24", _TEST, {"test": 30}, _PROBLEM, ("solution",), "SetPO: test", answer_form="boxed"
+    ),
+    HubSet("aime25", "math-ai/aime25", _TEST, {"test": 30}, _PROBLEM, _ANSWER, "SetPO, Poly-EPO: test"),
     HubSet("aime26", "MathArena/aime_2026", _TEST_AS_TRAIN, {"test": 30}, _PROBLEM, _ANSWER, "Poly-EPO: test"),
     HubSet("amc23", "math-ai/amc23", _TEST, {"test": 40}, _QUESTION, _ANSWER, "SetPO: test"),
     HubSet("math500", "HuggingFaceH4/MATH-500", _TEST, {"test": 500}, _PROBLEM, _ANSWER, "SetPO: test"),
@@ -102,7 +106,7 @@ _TABLE = (
         {"test": 674},
         _QUESTION,
         ("final_answer",),
-        "test (OlympiadBench, mathematics in English)",
+        "a test that others report (OlympiadBench, mathematics in English)",
         # OE is an open question with an answer, TP is "prove that".
         kind=("question_type", frozenset({"TP", "Theorem proof"})),
     ),
