@@ -103,5 +103,54 @@ def test_hostile_answers_are_clusters_like_any_other():
     assert AnswerClusters().collect([group(*hostile)]).clusters_PN.tolist() == [[0, 1, 2, 3, 0, 1]]
 
 
+def told(*infos: dict) -> list[Rollout]:
+    """Rollouts that all have one answer, with what a reward function returned for them."""
+    return [
+        Rollout("p", s, torch.tensor([65]), "7", lambda: "", reward_extra_info={"pred": "7", **info})
+        for s, info in enumerate(infos)
+    ]
+
+
+def test_another_field_of_the_reward_functions_result_takes_the_answers_place():
+    group_ = told({"strategy": "by parts"}, {"strategy": "by tens"}, {"strategy": "by parts"}, {"strategy": ""})
+    assert AnswerClusters().collect([group_]).clusters_PN.tolist() == [[0, 0, 0, 0]]
+    batch = AnswerClusters(field="strategy").collect([group_])
+    assert batch.clusters_PN.tolist() == [[0, 1, 0, -1]]
+    assert batch.failures == (None,)
+    assert batch.notes == [["by parts", "by tens", "by parts", ""]]
+
+
+def test_a_field_is_compared_as_text_whatever_its_type():
+    group_ = told({"way": 1}, {"way": "1"}, {"way": 2.0}, {"way": True})
+    assert AnswerClusters(field="way").collect([group_]).clusters_PN.tolist() == [[0, 0, 1, 2]]
+
+
+def test_a_rollout_without_the_field_is_degenerate_and_does_not_fall_back_to_its_answer():
+    batch = AnswerClusters(field="strategy").collect([told({"strategy": "by parts"}, {}, {"strategy": None})])
+    assert batch.clusters_PN.tolist() == [[0, -1, -1]]
+    assert batch.failures == (None,)
+
+
+@pytest.mark.parametrize("equal", ["text", "math"])
+def test_a_field_that_the_reward_function_never_returns_is_a_failure_that_names_the_key(equal):
+    signal = AnswerClusters(equal, field="strategy")
+    batch = signal.collect([told({}, {"strategy": None}), told({"strategy": "by parts"}, {}), told({"score": 1.0})])
+    signal.close()
+    assert batch.failures[1] is None
+    assert batch.failures[2] == (
+        "the reward function returns no 'strategy', which algorithm.set_rl.signal.field names: set it to one of what "
+        "it returns (pred, score), or choose a reward function that returns it"
+    )
+    assert "returns no 'strategy'" in batch.failures[0]
+    assert batch.clusters_PN.tolist() == [[-1, -1], [0, -1], [-1, -1]]
+
+
+def test_fields_can_be_compared_by_math_verify():
+    signal = AnswerClusters("math", field="half")
+    clusters_PN = signal.collect([told({"half": "0.5"}, {"half": "1/2"}, {"half": "1/3"})]).clusters_PN
+    signal.close()
+    assert clusters_PN.tolist() == [[0, 0, 1]]
+
+
 def test_a_batch_without_groups_has_no_clusters():
     assert AnswerClusters().collect([]).clusters_PN.shape == (0, 0)

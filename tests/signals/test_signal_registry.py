@@ -62,10 +62,11 @@ def test_an_unknown_signal_is_one_sentence_with_those_that_exist():
     ("name", "keys", "message"),
     [
         ("test_with_keys", {"uri": "x"}, r"algorithm\.set_rl\.signal\.uri is not a key .*; its keys are url, limit\."),
-        ("answer", {"n": 3}, r"signal\.n is not a key of the signal answer; its keys are equal, timeout_s, budget_s\."),
+        ("answer", {"n": 3}, r"signal\.n is not a key of the signal answer; its keys are equal, .*, budget_s, field\."),
         ("test_without_keys", {"n": 3}, r"signal\.n is not a key of the signal test_without_keys; it has no keys\."),
         ("answer", {"equal": "maths"}, r"\(answer\): signal\.equal is 'maths', but must be text or math\.$"),
         ("answer", {"equal": None}, r"\(answer\): signal\.equal is None, but must be text or math\.$"),
+        ("answer", {"field": None}, r"\(answer\): signal\.field is None, but must be a key that the reward function"),
         ("answer", {"timeout_s": 0}, r"\(answer\): signal\.timeout_s is 0, but must be a number of seconds above 0\.$"),
         ("answer", {"budget_s": "1"}, r"\(answer\): signal\.budget_s is '1', but must be a number of seconds"),
         ("test_with_keys", {}, r"algorithm\.set_rl\.signal \(test_with_keys\): .*url"),

@@ -91,6 +91,8 @@ class Row:
     pred: str | None = None
     eos: bool = True
     question: str = "What is 3 + 4?"
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else the reward function returned."""
 
 
 @dataclass
@@ -130,7 +132,7 @@ def put_rows(rows: list[Row], pad_to: int = 1) -> tuple[KVBatchMeta, list[Row | 
         scores = torch.zeros(len(tokens), dtype=torch.float32)
         scores[-1] = row.reward
         log_probs = torch.linspace(-1, -0.1, len(tokens))
-        extra = {"acc": float(row.reward > 0.5)}
+        extra = {"acc": float(row.reward > 0.5), **row.extra}
         if row.pred is not None:
             extra["pred"] = row.pred
         keys.append(f"{row.uid}_{row.session}_{row.output}")

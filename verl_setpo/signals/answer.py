@@ -1,4 +1,4 @@
-"""Clusters of equal answers: two rollouts share a strategy when they end in the same answer."""
+"""Clusters of equal answers, or of whatever else the reward function reads from a response, such as its strategy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -17,15 +18,19 @@ logger = logging.getLogger(__name__)
 
 DEGENERATE = -1
 EQUAL = ("text", "math")
+ANSWER_FIELD = "pred"
+"""verl's name for the answer among what a reward function returns."""
 
 
 @register_signal("answer")
 class AnswerClusters(Signal):
     """A rollout's cluster is its canonical answer, as Poly-EPO clusters its synthetic tasks (section 6.2).
 
-    The answer is what the reward function returns under "pred", verl's conventional name; otherwise the last
-    `\\boxed{...}`, `<answer>...</answer>` or `#### ...` of the response. A rollout without one is degenerate.
-
+    field: the key under which the reward function returns what is compared, as text. With `pred`, verl's conventional
+    name for the answer, a response for which the reward function returns none is read for its last `\\boxed{...}`,
+    `<answer>...</answer>` or `#### ...`. Any other, such as `strategy` of the multiplication task, stands for itself: a
+    group in which no rollout has it has no signal, and a cause that names the key. A rollout without it, or with "", is
+    degenerate. The rollout log then has it as "strategy".
     equal: `text`, equal character for character, which leaves the canonical form to the reward function; or `math`,
     mathematically equal as the library math-verify sees it, so that 1/2, 0.5 and \\frac{1}{2} share a cluster.
     Not for tasks whose answers are equal by design: every solution of a Countdown problem equals its target.
@@ -38,7 +43,11 @@ class AnswerClusters(Signal):
 
     provides = "clusters"
 
-    def __init__(self, equal: str = "text", timeout_s: float = 5.0, budget_s: float = 60.0) -> None:
+    def __init__(
+        self, equal: str = "text", timeout_s: float = 5.0, budget_s: float = 60.0, field: str = ANSWER_FIELD
+    ) -> None:
+        if not isinstance(field, str) or not field:
+            raise ValueError(f"signal.field is {field!r}, but must be a key that the reward function returns.")
         if equal not in EQUAL:
             raise ValueError(f"signal.equal is {equal!r}, but must be {' or '.join(EQUAL)}.")
         for key, value in (("timeout_s", timeout_s), ("budget_s", budget_s)):
@@ -47,6 +56,7 @@ class AnswerClusters(Signal):
         if equal == "math" and importlib.util.find_spec("math_verify") is None:
             raise ValueError("signal.equal=math needs the package math-verify: pip install math-verify.")
         self.equal = equal
+        self.field = field
         self._math = MathEquality(timeout_s, budget_s) if equal == "math" else None
 
     @property
@@ -55,6 +65,14 @@ class AnswerClusters(Signal):
         return EqualityCounts() if self._math is None else self._math.counts
 
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
+        if self.field == ANSWER_FIELD:
+            return self._by_answer(groups)
+        named = [[self._with_field(rollout) for rollout in group] for group in groups]
+        batch = self._by_answer(named)
+        failures = tuple(self._lack(group) or cause for group, cause in zip(groups, batch.failures, strict=True))
+        return replace(batch, failures=failures, notes=[[rollout.answer for rollout in group] for group in named])
+
+    def _by_answer(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
         if self._math is None:
             return SignalBatch(clusters_PN=cluster_answers(groups), failures=(None,) * len(groups))
         merged = self._math.merge([[rollout.answer for rollout in group] for group in groups])
@@ -65,6 +83,21 @@ class AnswerClusters(Signal):
             if failure is not None:
                 clusters_PN[p] = DEGENERATE
         return SignalBatch(clusters_PN=clusters_PN, failures=failures)
+
+    def _with_field(self, rollout: Rollout) -> Rollout:
+        """The rollout with what the reward function returned under the field, as text, for its answer."""
+        value = rollout.reward_extra_info.get(self.field)
+        return replace(rollout, answer="" if value is None else str(value))
+
+    def _lack(self, group: Sequence[Rollout]) -> str | None:
+        """Why there is nothing to compare in a group; None where the reward function gave one rollout the field."""
+        if any(rollout.reward_extra_info.get(self.field) is not None for rollout in group):
+            return None
+        found = sorted({str(key) for rollout in group for key in rollout.reward_extra_info})
+        return (
+            f"the reward function returns no {self.field!r}, which algorithm.set_rl.signal.field names: set it to one of what "
+            f"it returns ({', '.join(found)}), or choose a reward function that returns it"
+        )
 
     def metrics(self) -> dict[str, float]:
         if self._math is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
@@ -23,6 +23,7 @@ class Rollout:
     token_ids: (T,) response tokens. answer: canonical final answer, "" when there is none.
     text: decodes the response; call it only when needed, and treat it as hostile.
     question: what the prompt asks. group_size: rollouts that the prompt has, if none fails; 0 where it is not known.
+    reward_extra_info: verl's name for what the reward function returned besides the reward, such as "pred".
     """
 
     uid: str
@@ -32,6 +33,7 @@ class Rollout:
     text: Callable[[], str]
     question: str = ""
     group_size: int = 0
+    reward_extra_info: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @cached_property
     def digest(self) -> bytes:

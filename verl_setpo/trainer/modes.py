@@ -399,6 +399,7 @@ class _Rows:
             text=text,
             question=question_of(self.prompts[row]),
             group_size=group_size,
+            reward_extra_info=info,
         )
 
     def log_extras(self, keys: list[str], max_length: int, eos_token_id: int) -> list[dict[str, Any]]:

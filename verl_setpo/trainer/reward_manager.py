@@ -62,6 +62,7 @@ class SetRewardManager(RewardManagerBase):
             text=text,
             question=question_of(last.non_tensor_batch.get("raw_prompt")),
             group_size=int(group_size),
+            reward_extra_info=extra,
         )
         try:
             await self.signal.submit(rollout, self.settle)
