@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 import pytest
 import torch
@@ -155,8 +154,7 @@ def test_the_trainer_is_only_a_few_buckets_ahead_of_a_slow_worker():
 def test_a_trainer_that_sends_nothing_ends_the_transfer_with_the_key():
     cluster = Cluster(timeout_s=0.2)
     cluster.connect()
-    sentence = "The trainer sent no weights for 0.2 s: see its log, or raise actor_rollout_ref.rollout.checkpoint_engine."
-    with pytest.raises(TimeoutError, match=re.escape(sentence)):
+    with pytest.raises(TimeoutError, match=r"The trainer sent no weights for 0\.2 s: .*zmq\.timeout_s"):
         asyncio.run(received_by(cluster.rollouts[0]))
     cluster.finalize()
 
@@ -192,10 +190,6 @@ def test_the_cpu_platform_names_this_engine_and_verl_finds_it():
 
 def test_the_limit_of_a_transfer_is_set_under_engine_kwargs():
     key = "+actor_rollout_ref.rollout.checkpoint_engine.engine_kwargs.zmq.timeout_s=5"
-    config = omega_conf_to_dataclass(
-        compose_config("+platform=cpu", key).actor_rollout_ref.rollout.checkpoint_engine
-    )
-    engine = CheckpointEngineRegistry.new(
-        config.backend, bucket_size=1, **config.engine_kwargs.get(config.backend, {})
-    )
+    config = omega_conf_to_dataclass(compose_config("+platform=cpu", key).actor_rollout_ref.rollout.checkpoint_engine)
+    engine = CheckpointEngineRegistry.new(config.backend, bucket_size=1, **config.engine_kwargs.get(config.backend, {}))
     assert engine.timeout_s == 5

@@ -58,7 +58,7 @@ class ZmqCheckpointEngine(CheckpointEngine):
         to_actors = {"receivers": [addresses] + [[]] * (actor_wg_world_size - 1)}
         return to_actors, {"receivers": [[]] * rollout_world_size}
 
-    def init_process_group(self, receivers: list[str]) -> None:
+    def init_process_group(self, receivers: list[str]) -> None:  # type: ignore[override]
         """Connect to each of `receivers`, which listen already."""
         for address in receivers:
             self._open(zmq.PUSH).connect(address)
