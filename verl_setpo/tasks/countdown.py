@@ -8,7 +8,7 @@ answer that is in the asked format but wrong (the paper's 0.1 for the format); e
 import itertools
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -22,9 +22,14 @@ DATA_SOURCE = "countdown"
 ABILITY = "math"
 DEFAULT_SIZES = (1920, 128)
 FORMAT_REWARD = 0.1
-MAX_COUNT = 8
+# One random expression in a hundred of 12 numbers up to 20 makes an integer from 1 to 99, and fewer of more.
+MAX_COUNT = 12
 # The number of expressions grows from 108 for three numbers to 0.2 million for five and 21 million for six.
 MAX_SOLVE_COUNT = 5
+# Of more numbers, random parts are joined until so many parts are left, of which all expressions are looked at ...
+_PARTS = 4
+# ... so many times, 4,000 expressions each. A problem in which they find too few solutions is not used.
+_ROUNDS = 50
 _MAX_NUMBER = 10**expression.MAX_DIGITS - 1
 
 _EXAMPLE = '{"numbers": [3, 5, 7], "target": 22}'
@@ -110,29 +115,52 @@ def solutions(numbers: tuple[int, ...], target: int) -> tuple[str, ...]:
             f"solutions are enumerated for up to {MAX_SOLVE_COUNT} numbers, this problem has {len(numbers)}: "
             "make the data with a smaller --count"
         )
-    found: set[str] = set()
+    parts: list[_Valued] = [(Fraction(number), number) for number in numbers]
+    return tuple(sorted(set(_search(parts, target))))
 
-    def search(items: list[_Valued]) -> None:
-        if len(items) == 1:
-            if items[0][0] == target:
-                found.add(expression.canonical(items[0][1]))
-            return
-        for i, j in itertools.combinations(range(len(items)), 2):
-            rest = items[:i] + items[i + 1 : j] + items[j + 1 :]
-            for result in _combinations(items[i], items[j]):
-                search([*rest, result])
 
-    search([(Fraction(number), number) for number in numbers])
-    return tuple(sorted(found))
+def _search(parts: list[_Valued], target: int) -> Iterator[str]:
+    """The canonical text of every expression of all parts that equals the target, some more than once."""
+    if len(parts) == 1:
+        if parts[0][0] == target:
+            yield expression.canonical(parts[0][1])
+        return
+    for i, j in itertools.combinations(range(len(parts)), 2):
+        rest = parts[:i] + parts[i + 1 : j] + parts[j + 1 :]
+        for result in _combinations(parts[i], parts[j]):
+            yield from _search([*rest, result], target)
+
+
+def _has_solutions(problem: Problem, known: str, least: int) -> bool:
+    """Whether a problem has at least `least` different solutions, of which `known` is one.
+
+    Up to MAX_SOLVE_COUNT numbers all are counted. Of more numbers it looks for so many among random ones, the same
+    each time: True is certain, False means that they were not found.
+    """
+    if len(problem.numbers) <= MAX_SOLVE_COUNT:
+        return len(solutions(problem.numbers, problem.target)) >= least
+    rng = random.Random(repr(problem))
+    found = {known}
+    for _ in range(_ROUNDS):
+        for solution in _search(_random_parts(problem.numbers, rng, _PARTS), problem.target):
+            found.add(solution)
+            if len(found) >= least:
+                return True
+    return len(found) >= least
 
 
 def _random_expression(numbers: tuple[int, ...], rng: random.Random) -> _Valued:
     """Join two random parts by a random operation until one is left."""
-    items: list[_Valued] = [(Fraction(number), number) for number in numbers]
-    while len(items) > 1:
-        rng.shuffle(items)
-        items.append(rng.choice(_combinations(items.pop(), items.pop())))
-    return items[0]
+    return _random_parts(numbers, rng, 1)[0]
+
+
+def _random_parts(numbers: tuple[int, ...], rng: random.Random, count: int) -> list[_Valued]:
+    """Join two random parts by a random operation until `count` are left."""
+    parts: list[_Valued] = [(Fraction(number), number) for number in numbers]
+    while len(parts) > count:
+        rng.shuffle(parts)
+        parts.append(rng.choice(_combinations(parts.pop(), parts.pop())))
+    return parts
 
 
 def generate(
@@ -147,11 +175,12 @@ def generate(
 
     Each comes from a random expression, so it is solvable by construction. Two problems are the same when the
     target and the numbers agree in any order, so a test problem is never a training problem in another order.
-    With `min_solutions` above 1 only problems with that many different solutions are kept.
+    With `min_solutions` above 1 only problems with that many different solutions are kept; of more than
+    MAX_SOLVE_COUNT numbers those in which that many were found.
 
     Raises ValueError for a bad range, or when too few such problems were found.
     """
-    _check_ranges(num_numbers, numbers, target, min_solutions)
+    _check_ranges(num_numbers, numbers, target)
     rng = random.Random(seed)
     problems: dict[tuple, Problem] = {}
     rejected: set[tuple] = set()
@@ -159,14 +188,14 @@ def generate(
     while len(problems) < count and tries_left > 0:
         tries_left -= 1
         drawn = tuple(rng.randint(*numbers) for _ in range(num_numbers))
-        value = _random_expression(drawn, rng)[0]
+        value, node = _random_expression(drawn, rng)
         if value.denominator != 1 or not target[0] <= value <= target[1]:
             continue
         problem = Problem(drawn, int(value))
         key = (*sorted(drawn), problem.target)
         if key in problems or key in rejected:
             continue
-        if min_solutions > 1 and len(solutions(drawn, problem.target)) < min_solutions:
+        if min_solutions > 1 and not _has_solutions(problem, expression.canonical(node), min_solutions):
             rejected.add(key)
             continue
         problems[key] = problem
@@ -178,12 +207,9 @@ def generate(
     return list(problems.values())
 
 
-def _check_ranges(num_numbers: int, numbers: tuple[int, int], target: tuple[int, int], min_solutions: int) -> None:
-    most = MAX_COUNT if min_solutions <= 1 else MAX_SOLVE_COUNT
-    if not 2 <= num_numbers <= most:
-        raise ValueError(
-            f"--count is {num_numbers}: give 2 to {MAX_COUNT}, and at most {MAX_SOLVE_COUNT} with --min-solutions"
-        )
+def _check_ranges(num_numbers: int, numbers: tuple[int, int], target: tuple[int, int]) -> None:
+    if not 2 <= num_numbers <= MAX_COUNT:
+        raise ValueError(f"--count is {num_numbers}: give 2 to {MAX_COUNT}")
     for name, (low, high) in (("numbers", numbers), ("target", target)):
         if not 1 <= low <= high <= _MAX_NUMBER:
             raise ValueError(f"--{name} is {low} {high}: give LOW HIGH with 1 <= LOW <= HIGH <= {_MAX_NUMBER}")

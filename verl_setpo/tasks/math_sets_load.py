@@ -25,6 +25,9 @@ _READERS = {
 }
 
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
 @dataclass(frozen=True)
 class Source:
     """The rows of a set, by our splits, and what is known of where they came from."""
@@ -76,26 +79,37 @@ def pick_column(dataset: "Dataset", candidates: Sequence[str], entry: HubSet, sp
 
 def _from_hub(entry: HubSet, revision: str | None) -> Mapping[str, "Dataset"]:
     from datasets import load_dataset
+    from huggingface_hub import HfApi
 
     try:
-        return load_dataset(entry.hub, entry.config, data_files=dict(entry.files) or None, revision=revision)
+        if revision is not None and not _COMMIT.fullmatch(revision):
+            revision = HfApi().dataset_info(entry.hub, revision=revision).sha
+        found = load_dataset(entry.hub, entry.config, data_files=dict(entry.files) or None, revision=revision)
     # Whatever datasets, huggingface_hub, httpx or pyarrow raise is for the user the same event.
     except Exception as error:
         raise ValueError(_hub_trouble(entry, revision, error)) from error
+    # Without internet datasets takes what it has, whatever revision was asked for.
+    if revision is not None and _commits(found) - {revision}:
+        raise ValueError(
+            f"--revision {revision} of {entry.hub} is not in the hub's cache, and the hub cannot be reached: "
+            "leave --revision out to take the one that is, or give --local-path"
+        )
+    return found
 
 
 def _hub_trouble(entry: HubSet, revision: str | None, error: Exception) -> str:
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    text = f"{error}"
-    if "gated" in text:
+    if isinstance(error, GatedRepoError) or "is a gated dataset" in f"{error}":
         return (
             f"{entry.hub} is gated on the hub: accept its terms on https://huggingface.co/datasets/{entry.hub}, "
             "log in with `hf auth login` (or set HF_TOKEN), and try again"
         )
-    if isinstance(error, DatasetNotFoundError):
-        what = f"the revision {revision!r} of {entry.hub}" if revision and revision in text else entry.hub
-        return f"the hub has no {what}, or not for you ({_cause(error)}): give another --revision or --local-path"
+    if isinstance(error, RevisionNotFoundError) or isinstance(error.__cause__, RevisionNotFoundError):
+        return f"--revision {revision} is no branch, tag or commit of {entry.hub}: give another, or leave it out"
+    if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError):
+        return f"the hub has no {entry.hub} that you may read: log in with `hf auth login`, or give --local-path"
     return (
         f"{entry.hub} could not be fetched from the hub ({_cause(error)}): run `hf download --repo-type dataset "
         f"{entry.hub} --local-dir DIR` (formerly huggingface-cli) where there is internet and give --local-path DIR, "
@@ -178,17 +192,20 @@ def _ours(entry: HubSet, found: Mapping[str, "Dataset"], where: str, *, partly: 
 
 
 def _origin(entry: HubSet, found: Mapping[str, "Dataset"], revision: str | None) -> dict[str, Any]:
-    """Where the rows came from, with the commit as far as datasets recorded it in the addresses of the files."""
-    addresses = [
-        address for dataset in found.values() for address in (getattr(dataset.info, "download_checksums", None) or {})
-    ]
-    commits = sorted({match[1] for address in addresses if (match := re.search(r"@([0-9a-f]{40})/", address))})
+    """Where the rows came from."""
+    commits = sorted(_commits(found))
     return {
         "hub": entry.hub,
         "config": entry.config,
         "revision": revision,
         "commit": commits[0] if len(commits) == 1 else None,
     }
+
+
+def _commits(found: Mapping[str, "Dataset"]) -> set[str]:
+    """The commits of what came from the hub: datasets names the folders of its cache by them."""
+    files = [Path(file["filename"]) for dataset in found.values() for file in dataset.cache_files]
+    return {file.parent.name for file in files if _COMMIT.fullmatch(file.parent.name)}
 
 
 def _cause(error: BaseException) -> str:
