@@ -138,8 +138,8 @@ def test_a_field_that_the_reward_function_never_returns_is_a_failure_that_names_
     signal.close()
     assert batch.failures[1] is None
     assert batch.failures[2] == (
-        "the reward function returns no 'strategy', which algorithm.set_rl.signal.field names: set it to one of what "
-        "it returns (pred, score), or choose a reward function that returns it"
+        "the reward function returns no 'strategy', which algorithm.set_rl.signal.field names: set it to one of those "
+        "that it returns (pred, score), or choose a reward function that returns it"
     )
     assert "returns no 'strategy'" in batch.failures[0]
     assert batch.clusters_PN.tolist() == [[-1, -1], [0, -1], [-1, -1]]

@@ -95,8 +95,8 @@ class AnswerClusters(Signal):
             return None
         found = sorted({str(key) for rollout in group for key in rollout.reward_extra_info})
         return (
-            f"the reward function returns no {self.field!r}, which algorithm.set_rl.signal.field names: set it to one of what "
-            f"it returns ({', '.join(found)}), or choose a reward function that returns it"
+            f"the reward function returns no {self.field!r}, which algorithm.set_rl.signal.field names: set it to one "
+            f"of those that it returns ({', '.join(found)}), or choose a reward function that returns it"
         )
 
     def metrics(self) -> dict[str, float]:
