@@ -247,7 +247,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         "update_actor": "update",
     }
     methods = [method for method in names if method in figures["kinds"]]
-    chart, axes = pyplot.subplots(figsize=(8, 0.9 + 0.6 * len(methods)))
+    chart, axes = pyplot.subplots(figsize=(9, 1.2 + 0.5 * len(methods)), layout="constrained")
     left = [0.0] * len(methods)
     for part in PARTS:
         widths = [figures["kinds"][method]["parts_s"][part] for method in methods]
@@ -255,8 +255,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel(f"seconds of a step; the judge takes {figures['judge_seconds']:g} s a call")
-    axes.legend(loc="lower right", fontsize="small")
-    chart.tight_layout()
+    chart.legend(loc="outside upper center", ncols=len(PARTS), fontsize="small")
     chart.savefig(path, dpi=150)
 
 
