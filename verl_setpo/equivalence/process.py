@@ -36,11 +36,17 @@ class StartError(RuntimeError):
 
 
 class Worker:
-    """At most one process, started by the first question and again after each end. For one thread at a time."""
+    """At most one process, started by the first question and again after each end. For one thread at a time.
 
-    def __init__(self) -> None:
+    In a forked copy of the process that started it, it starts another one and leaves the first alone.
+    """
+
+    def __init__(self, module: str = "verl_setpo.equivalence.worker") -> None:
+        """module: what runs in the process; it calls `verl_setpo.equivalence.worker.serve`."""
+        self.module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection | None = None
+        self._owner = 0
         self._ready = False
         self._asked = 0
 
@@ -49,9 +55,10 @@ class Worker:
         """The process id, None while there is no process."""
         return None if self._process is None else self._process.pid
 
-    def ask(self, one: str, other: str, limit_s: float, deadline: float) -> Verdict:
+    def ask(self, one: str, other: str, limit_s: float, deadline: float, *, gold_first: bool = False) -> Verdict:
         """Whether two answers are equal; with one == other, whether that answer can be compared (EQUAL).
 
+        gold_first: `one` is the truth and `other` is to be graded, which is a narrower question.
         Returns within `limit_s` seconds after the process has started, and before `deadline` (`time.monotonic`); a
         process that does not answer in time is killed. Raises StartError when it does not start.
         """
@@ -61,7 +68,8 @@ class Worker:
             return Verdict.UNASKED
         self._asked += 1
         try:
-            channel.send_bytes(json.dumps({"one": one, "other": other, "limit_s": limit_s}).encode())
+            question = {"one": one, "other": other, "gold_first": gold_first, "limit_s": limit_s}
+            channel.send_bytes(json.dumps(question).encode())
             if channel.poll(wait_s):
                 return Verdict(json.loads(channel.recv_bytes())["verdict"])
         except (EOFError, OSError):
@@ -70,11 +78,18 @@ class Worker:
         self.kill()
         return Verdict.TIMED_OUT if wait_s == limit_s else Verdict.UNASKED
 
+    def start(self, deadline: float) -> bool:
+        """Start the process, if there is none, and wait for it; False when it is not ready by `deadline`.
+
+        Raises StartError when it does not start.
+        """
+        return self._started(deadline) is not None
+
     def kill(self) -> None:
         """End the process, if there is one, and wait for its end."""
         if self._channel is not None:
             self._channel.close()
-        if self._process is not None:
+        if self._process is not None and self._owner == os.getpid():
             self._process.kill()
             self._process.wait()
         self._process = self._channel = None
@@ -82,6 +97,8 @@ class Worker:
 
     def _started(self, deadline: float) -> Connection | None:
         """The connection to a process that is ready; None when it is not by `deadline`, but may be later."""
+        if self._process is not None and self._owner != os.getpid():
+            self.kill()
         # One that ended between two questions says nothing about the next answer.
         if self._process is not None and self._ready and (self._process.poll() is not None or self._worn_out()):
             self.kill()
@@ -107,12 +124,13 @@ class Worker:
         return self._asked >= MAX_QUESTIONS
 
     def _start(self) -> None:
+        self._owner = os.getpid()
         self._channel, its_end = Pipe()
         with its_end:
             fd = its_end.fileno()
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "verl_setpo.equivalence.worker", str(fd), str(os.getpid())],
+                    [sys.executable, "-m", self.module, str(fd), str(os.getpid())],
                     # Ray and launch scripts extend sys.path while they run.
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                     pass_fds=(fd,),

@@ -2,10 +2,10 @@
 
 python -m verl_setpo.equivalence.worker FD PID     FD: an open duplex connection; PID: of the process that asks.
 
-A question is JSON, {"one": text, "other": text, "limit_s": seconds}; a reply is {"verdict": "equal" | "different" |
-"raised"}, and the first one, unasked, {"verdict": "ready"} or {"verdict": "error", "cause": text}. With one == other
-the question is whether that text can be compared with others: "equal", "unreadable" where it is no mathematics, or
-"raised".
+A question is JSON, {"one": text, "other": text, "gold_first": whether `one` is the truth, "limit_s": seconds}; a reply
+is {"verdict": "equal" | "different" | "unreadable" | "raised"}, and the first one, unasked, {"verdict": "ready"} or
+{"verdict": "error", "cause": text}. "unreadable" is what is no mathematics. With one == other, and no truth among the
+two, the question is whether that text can be compared with others.
 
 The answers are a policy's, so they are hostile: who asks ends this process when an answer takes too long. Should the
 one who asks die first, the kernel's alarm ends a busy process and the closed connection an idle one.
@@ -21,6 +21,8 @@ import re
 import resource
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,18 +34,28 @@ _ALARM_GRACE_S = 1.0
 _LOOK_FOR_PARENT_S = 10.0
 _FAR = 1e-3  # relative; math-verify rounds to 6 decimals
 _HUGE = 1e12
+_ZERO = 1e-60  # sympy's evaluation of what is zero ends somewhere below
 # What math-verify's LaTeX does not read, and its reader of plain expressions does: 50%, 1,234.
 _PLAIN_NUMBER = re.compile(r"[-+]?[0-9.,]+ ?(\\?%)?")
 
 
 def main(fd: int, parent: int) -> None:
-    """Serve until the connection is closed or the parent is gone."""
+    """Serve math-verify."""
+    _limit_memory()
+    serve(fd, parent, _load, _verdict)
+
+
+def serve(fd: int, parent: int, load: Callable[[], None], verdict: Callable[[str, str, bool], str]) -> None:
+    """Answer questions until the connection is closed or the parent is gone.
+
+    load: imports what is needed; what it raises is reported as the reason why this process does not start.
+    verdict: from `one`, `other` and `gold_first` to the word for what came of it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process even inside one long operation of C
-    _limit_memory()
     channel = Connection(fd)
     try:
-        import math_verify  # noqa: F401
+        load()
     except Exception as error:
         _send(channel, verdict="error", cause=f"{type(error).__name__}: {error}")
         return
@@ -57,9 +69,13 @@ def main(fd: int, parent: int) -> None:
                     return
             question = json.loads(channel.recv_bytes())
             signal.setitimer(signal.ITIMER_REAL, question["limit_s"] + _ALARM_GRACE_S)
-            verdict = _verdict(question["one"], question["other"])
+            found = verdict(question["one"], question["other"], question["gold_first"])
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _send(channel, verdict=verdict)
+            _send(channel, verdict=found)
+
+
+def _load() -> None:
+    import math_verify  # noqa: F401
 
 
 def _send(channel: Connection, **reply: str) -> None:
@@ -73,8 +89,10 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _verdict(one: str, other: str) -> str:
+def _verdict(one: str, other: str, gold_first: bool) -> str:
     try:
+        if gold_first:
+            return _grade(one, other)
         if one == other:
             return _can_be_compared(one)
         return "equal" if equal(one, other) else "different"
@@ -89,6 +107,33 @@ def _can_be_compared(text: str) -> str:
         return "unreadable"
     equal(text, "0.123")
     return "equal"
+
+
+def _grade(gold: str, answer: str) -> str:
+    if not parse(gold, units=False) or not parse(answer, units=False):
+        return "unreadable"
+    return "equal" if accepts(gold, answer) else "different"
+
+
+def accepts(gold: str, answer: str) -> bool:
+    """Whether math-verify takes the answer for the gold one.
+
+    Narrower than `equal`. The gold one comes first, or any equation that ends in "= 0" would be equal to 0. Units stay,
+    as math-verify's list of them has single letters, which makes 3t and 3m equal to 3. And values that are close but
+    small are compared by their ratio, as by its 6 decimals Planck's constant is 0.
+    """
+    one, other = value(gold, units=False), value(answer, units=False)
+    percent = "%" in gold or "%" in answer
+    if one is not None and other is not None:
+        factors = (1, 100, 0.01) if percent else (1,)
+        if all(_far_apart(factor * one, other) for factor in factors):
+            return False
+    return _verify(parse(gold, units=False), parse(answer, units=False), relations=True)
+
+
+def _far_apart(one: complex, other: complex) -> bool:
+    larger = max(abs(one), abs(other))
+    return larger > _ZERO and abs(one - other) > _FAR * larger
 
 
 def equal(one: str, other: str) -> bool:
@@ -113,11 +158,11 @@ def _surely_different(one: complex | None, other: complex | None) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def value(text: str) -> complex | None:
+def value(text: str, units: bool = True) -> complex | None:
     """The value of an expression, its variables at a fixed point that is nothing special; None where it has none."""
     from sympy import Expr, Symbol
 
-    found = parse(text)
+    found = parse(text, units)
     # math-verify takes the one variable "answer" for the product a*n*s*w*e*r.
     if len(found) != 1 or not isinstance(found[0], Expr) or isinstance(found[0], Symbol):
         return None
@@ -142,23 +187,35 @@ def _kinds(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=1024)
-def parse(text: str) -> list[Any]:
-    """What math-verify reads in an answer, taken as the content of a box; [] where that is no mathematics."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig
+def parse(text: str, units: bool = True) -> list[Any]:
+    """What math-verify reads in an answer, taken as the content of a box; [] where that is no mathematics.
+
+    units: take what math-verify knows as a unit off its end.
+    """
+    from math_verify import ExprExtractionConfig
     from math_verify import parse as read
 
     # Its own timeouts are alarms with a Python handler, which never runs inside one long operation.
     options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": True}
-    found = read(f"\\boxed{{{text}}}", [LatexExtractionConfig(boxed_match_priority=0)], **options)
+    found = read(f"\\boxed{{{text}}}", [_latex(units)], **options)
     if not found and _PLAIN_NUMBER.fullmatch(text):
         found = read(text.replace("\\%", "%"), [ExprExtractionConfig()], **options)
     return list(found)
 
 
-def _verify(one: list[Any], other: list[Any]) -> bool:
+@lru_cache(maxsize=2)
+def _latex(units: bool) -> Any:
+    from math_verify import LatexExtractionConfig
+
+    config = LatexExtractionConfig(boxed_match_priority=0)
+    return config if units else replace(config, normalization_config=replace(config.normalization_config, units=False))
+
+
+def _verify(one: list[Any], other: list[Any], relations: bool = False) -> bool:
     from math_verify import verify
 
-    return bool(verify(one, other, timeout_seconds=None, raise_on_error=True))
+    options: dict[str, Any] = {"timeout_seconds": None, "raise_on_error": True}
+    return bool(verify(one, other, allow_set_relation_comp=relations, **options))
 
 
 if __name__ == "__main__":
