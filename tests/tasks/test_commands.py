@@ -43,13 +43,20 @@ def test_a_polynomial_dataset_takes_its_ranges(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "d" / "dataset.json").read_text())["a"] == [-2, -2]
 
 
+def test_a_multiplication_dataset_takes_its_digits(tmp_path: Path) -> None:
+    code, output = run("multiplication", "--out", tmp_path / "d", "--train-size", 3, "--test-size", 1, "--digits", 2, 2)
+    assert (code, output) == (0, f"{tmp_path / 'd'}: 3 training and 1 test prompts\n")
+    assert json.loads((tmp_path / "d" / "dataset.json").read_text())["digits"] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["polynomial", "--train-size", 500], "error: --train-size and --test-size ask for 548 different problems"),
         (["polynomial", "--style", "chat"], "error: --style is 'chat': give tiny or instruct"),
-        (["countdown", "--count", 9], "error: --count is 9"),
-        (["tiny-model", "--task", "chess", "--data", "nowhere"], "error: --task is 'chess': give countdown or polyn"),
+        (["countdown", "--count", 13], "error: --count is 13: give 2 to 12"),
+        (["multiplication", "--digits", 1, 2], "error: --digits is 1 2: give two numbers"),
+        (["tiny-model", "--task", "chess", "--data", "nowhere"], "error: --task is 'chess': give countdown or multipl"),
         (["tiny-model", "--task", "countdown", "--data", "nowhere"], "error: --data nowhere has no dataset.json"),
         (["tiny-model", "--task", "countdown", "--data", "x", "--steps", 0], "error: --steps is 0: give at least 1"),
         (["tiny-model", "--task", "countdown", "--data", "x", "--wrong-share", 2], "error: --wrong-share is 2.0"),

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tasks.hostile import HOSTILE_TEXTS, TIME_LIMIT, any_text, cpu_seconds, parser_text, patient
-from verl_setpo.tasks import expression
+from verl_setpo.tasks import countdown, expression
 from verl_setpo.tasks.countdown import Problem, compute_score, generate, solutions
 
 PROBLEM = Problem((3, 5, 7), 22)
@@ -143,8 +143,48 @@ def test_min_solutions_keeps_problems_with_room_for_diversity() -> None:
         assert len(solutions(problem.numbers, problem.target)) >= 3
 
 
-def test_large_problems_are_generated_too() -> None:
-    assert len(generate(20, 0, 8, min_solutions=1)) == 20
+@pytest.mark.parametrize("num_numbers", [6, 8, 12])
+@pytest.mark.parametrize("min_solutions", [1, 3])
+def test_large_problems_are_solvable_too(num_numbers: int, min_solutions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many expressions to look at them all, so the ones that generate itself found are evaluated."""
+    found: list[tuple[Problem, str]] = []
+    known = countdown._has_solutions
+
+    def noting(problem: Problem, solution: str, least: int) -> bool:
+        found.append((problem, solution))
+        return known(problem, solution, least)
+
+    monkeypatch.setattr(countdown, "_has_solutions", noting)
+    problems = generate(5, 0, num_numbers, min_solutions=min_solutions)
+    assert len({(tuple(sorted(problem.numbers)), problem.target) for problem in problems}) == 5
+    for problem in problems:
+        assert len(problem.numbers) == num_numbers
+        assert all(1 <= number <= 20 for number in problem.numbers)
+        assert 1 <= problem.target <= 99
+    for problem, solution in found:
+        assert score(solution, problem)["acc"] == 1.0
+    if min_solutions > 1:
+        assert set(problems) <= {problem for problem, _ in found}
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4, 5, 6), (7, 7, 1, 12, 3, 20, 5, 9)])
+def test_solutions_of_large_problems_are_found_and_are_different(numbers: tuple[int, ...]) -> None:
+    target = sum(numbers)
+    found = set()
+    rng = random.Random(0)
+    while len(found) < 3:
+        found.update(countdown._search(countdown._random_parts(numbers, rng, 4), target))
+    assert all(score(solution, Problem(numbers, target))["acc"] == 1.0 for solution in found)
+    assert countdown._has_solutions(Problem(numbers, target), "+".join(map(str, sorted(numbers))), 3)
+
+
+def test_no_second_solution_is_found_where_there_is_none() -> None:
+    # The product of numbers above 1 is the most that they make, but for a division by less than 1.
+    problem, product = Problem((2, 3, 5, 7, 11, 13), 30030), "2*3*5*7*11*13"
+    assert score(product, problem)["acc"] == 1.0
+    known = expression.canonical(expression.parse(product))
+    assert countdown._has_solutions(problem, known, 1)
+    assert not countdown._has_solutions(problem, known, 2)
 
 
 def test_generated_problems_differ_whatever_the_order_of_numbers() -> None:
@@ -163,8 +203,8 @@ def test_generate_is_deterministic_by_seed() -> None:
 def test_generate_says_which_option_to_change() -> None:
     with pytest.raises(ValueError, match="--count is 1"):
         generate(1, 0, 1)
-    with pytest.raises(ValueError, match=r"--count is 6: .* at most 5 with --min-solutions"):
-        generate(1, 0, 6, min_solutions=2)
+    with pytest.raises(ValueError, match="--count is 13: give 2 to 12"):
+        generate(1, 0, 13)
     with pytest.raises(ValueError, match="--numbers is 0 9"):
         generate(1, 0, numbers=(0, 9))
     with pytest.raises(ValueError, match="--target is 9 1"):

@@ -177,9 +177,10 @@ def pass_rate(value: Any) -> float | None:
     value = _plain(value)
     if isinstance(value, str):
         parts = re.fullmatch(r"\s*([0-9]{1,6})\s*/\s*([0-9]{1,6})\s*", value)
-        if parts:
-            return int(parts[1]) / int(parts[2]) if int(parts[2]) else None
-        value = float(value) if re.fullmatch(r"\s*[0-9]{1,3}(?:\.[0-9]{1,12})?\s*", value) else None
+        if parts and int(parts[2]):
+            value = int(parts[1]) / int(parts[2])
+        elif re.fullmatch(r"\s*[0-9]{1,3}(?:\.[0-9]{1,12})?\s*", value):
+            value = float(value)
     return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 

@@ -135,7 +135,7 @@ configs:
                 _simplerl(_SUM, "25", "train", 2),
             ],
             "simplelr_qwen_level3to5/test.parquet": [
-                _simplerl("Convert to polar.", r"\left(3, \frac{\pi}{2}\right)", "test", 0)
+                _simplerl("To polar?", r"\left(3, \frac{\pi}{2}\right)", "test", 0)
             ],
             "simplelr_qwen_level1to4/train.parquet": [_simplerl("An easy one.", "1", "train", 0)],
             "simplelr_qwen_level1to4/test.parquet": [_simplerl("An easy test.", "1", "test", 0)],
@@ -365,8 +365,8 @@ configs:
                 {"target": 64, "nums": [63, 95, 96]},
                 # The first problem in another order, of which the published set has 40,794.
                 {"target": 98, "nums": [35, 44, 19]},
-                {"target": 28, "nums": [95, 11, 56, 45]},
-                {"target": 24, "nums": [74, 48, 56, 66]},
+                {"target": 73, "nums": [95, 11, 56, 45]},
+                {"target": 16, "nums": [74, 48, 56, 66]},
             ]
         },
         {},
@@ -380,7 +380,10 @@ dataset_info:
     sequence: int64
   splits:
   - name: train
+    num_bytes: 200
     num_examples: 5
+  download_size: 1200
+  dataset_size: 200
 configs:
 - config_name: default
   data_files:
