@@ -1,7 +1,9 @@
-"""`verl-setpo doctor` and `verl-setpo doctor judge`."""
+"""`verl-setpo doctor`, `verl-setpo doctor judge` and `verl-setpo doctor grader`."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -97,6 +99,58 @@ def judge(
         _write(json_file, report.json())
     if report.all_failed:
         raise typer.Exit(1)
+
+
+@doctor.command()
+def grader(
+    data_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="FILE", help="Instead, grade the own ground truth of each row of this parquet file."
+        ),
+    ] = None,
+) -> None:
+    """Grade answers whose verdict is known with the reward for mathematics and with a second, independent grader.
+
+    Exit status 1 when the reward is wrong where it is not known to be, or when a row of --data cannot be graded.
+    """
+    from rich.console import Console
+
+    from verl_setpo.doctor import grader as graders
+    from verl_setpo.doctor.grader_report import print_cases, print_rows
+    from verl_setpo.equivalence.process import StartError
+
+    console = Console(highlight=False)
+    try:
+        if data_file is None:
+            cases = graders.load_cases()
+            with _progress("grading cases", len(cases)) as advance:
+                graded = graders.grade_cases(cases, advance)
+            print_cases(console, graded)
+            well = not any(one.bad for one in graded)
+        else:
+            rows = list(graders.read_rows(data_file))
+            with _progress("grading rows", len(rows)) as advance:
+                bad = graders.ungradable(rows, advance)
+            print_rows(console, data_file, len(rows), bad)
+            well = not bad
+    except (ValueError, StartError) as error:
+        _fail(str(error))
+    if not well:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal; what it yields moves it on by one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
 
 
 def _choose(path: Path, limit: int | None) -> list[Group]:

@@ -35,7 +35,7 @@ _TABLE = {ord(sign): text for sign, text in _UNICODE.items()}
 _SPELLINGS = [
     (re.compile(pattern), spelling)
     for pattern, spelling in (
-        (r"\\(?:displaystyle|textstyle|limits|big|Big|bigg|Bigg)(?![a-zA-Z])", ""),
+        (r"\\(?:displaystyle|textstyle|limits|[bB]igg?[lrm]?)(?![a-zA-Z])", ""),
         (r"\\(?:left|right)\.", ""),
         (r"\\[m]?(?:left|right)(?![a-zA-Z])", ""),
         (r"(?<=[0-9])(?:\{,\}|,\\!|\\!,|\\,)(?=[0-9]{3})", ""),
@@ -52,6 +52,12 @@ _SPELLINGS = [
         (r"\\geq(?:slant)?(?![a-zA-Z])", r"\\ge "),
         (r"\\neq(?![a-zA-Z])", r"\\ne "),
         (r"\\(?:dot|bar)\{(?=[0-9])", r"\\overline{"),
+        (r"\\pmod ?([0-9])", r"\\pmod{\1}"),
+        (r"(?<=[0-9]) ?(?:\\text\{ ?)?million(?: ?\})?(?![a-z])", r" \\times 10^{6}"),
+        (r"(?<=[0-9]) ?(?:\\text\{ ?)?billion(?: ?\})?(?![a-z])", r" \\times 10^{9}"),
+        (r"(?<=[0-9]) ?(?:\\text\{ ?to ?\}|to) ?(?=[0-9])", ":"),
+        (r"^\](?=[^\[\]]*[\[\]]$)", "("),
+        (r"(?<=[^\[\]])\[$", ")"),
         (r"(?<=[0-9}]) ?(?:\\text\{ ?)?(?:percent|pct)(?: ?\})?(?![a-z])|\\?%", r"\\%"),
         (r"\\\$|\$|\\[()\[\]]", ""),
     )
@@ -69,6 +75,15 @@ _OPERATOR_WORDS = "sin|cos|tan|cot|sec|csc|log|exp|sqrt|frac|max|min|gcd|lcm|mod
 _LETTERS = r"[A-Za-z][A-Za-z ,.'-]*"
 _MARKED_WORDS = re.compile(rf"(?=.*[A-Za-z]{{2}}){_LETTERS}")
 _WORDS = re.compile(rf"(?!.{{0,99}}(?:{_OPERATOR_WORDS}))(?=.*[A-Za-z]{{4}}){_LETTERS}")
+_NOTHING = "no solution", "no solutions", "no real solution", "no real solutions", "empty set"
+_SAID_IN_WORDS = {
+    **dict.fromkeys(_NOTHING, r"\emptyset"),
+    **dict.fromkeys(("all real numbers", "all reals", "all real"), r"\mathbb{R}"),
+    "infinity": r"\infty",
+}
+_ARTICLE = re.compile(r"(?:an?|the) ")
+_ANGLE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?\^\\circ ?")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _NEEDLESS_SPACE = re.compile(r"(?<![0-9]) | (?![0-9])")
 
 
@@ -129,7 +144,10 @@ def read_answer(text: str) -> Answer:
     if choice:
         return Answer(choice[1])
     if (_MARKED_WORDS if marked else _WORDS).fullmatch(text):
-        return Answer(text.casefold(), words=True)
+        words = _ARTICLE.sub("", text.casefold(), count=1)
+        return Answer(_SAID_IN_WORDS[words]) if words in _SAID_IN_WORDS else Answer(words, words=True)
+    if _TRIGONOMETRIC.search(text):
+        text = _ANGLE.sub(r"{\\frac{\1\\pi}{180}}", text)
     whole = text
     name, text = _split_name(text)
     text, unit = split_unit(text)
@@ -176,10 +194,20 @@ def settle(gold: Answer, answer: Answer) -> bool | None:
         choice = _CHOICE.match(_TEXT.sub(r"\1", answer.text))
         if choice:
             return gold.text in choice.groups()
+    if {_brackets(gold.text), _brackets(answer.text)} == {"{", "("}:
+        return False  # math-verify takes the set of 1 and 2 for the point (1, 2)
     if gold.words or answer.words:
         # math-verify takes words for products of letters, for which "evil" is "live".
         return gold.text.casefold() == answer.text.casefold()
     return None
+
+
+def _brackets(text: str) -> str:
+    """ "{" for one list in braces, "(" for one tuple or interval, "" for all else."""
+    if text.startswith("\\{") and text.endswith("\\}"):
+        return "{"
+    single = text.count("(") + text.count("[") == 1
+    return "(" if single and text[0] in "([" and text[-1] in ")]" else ""
 
 
 def question(gold: Answer, answer: Answer) -> tuple[str, str]:

@@ -54,7 +54,7 @@ _CIRCLE = re.compile(r" ?\^\\circ ?(?:\\text\{ ?[CFK]? ?\}|[CFK])?$")
 _BASE = re.compile(
     r"^([0-9A-F]{1,200}) ?_ ?(?:([0-9])|\{ ?(?:\\text\{)? ?([a-z]{3,9}|[0-9]{1,2}) ?\}?\}|\\text\{([a-z]{3,9})\})$"
 )
-_MARKED = re.compile(_NUMBER_END + r" ?\\text\{([^{}]{1,80})\} ?(?:\^ ?\{? ?([23]) ?\}?)?$")
+_MARKED = re.compile(r"(?<=[^ ]) ?\\text\{([^{}]{1,80})\} ?(?:\^ ?\{? ?([23]) ?\}?)?$")
 # 2abc is algebra, 2 cm is not: without a mark there must be a space, but for a few that no formula ends in.
 _PLAIN = re.compile(_NUMBER_END + r"(?: ([A-Za-z][A-Za-z. /-]{1,80})|(cm|mm|km|kg|ft|mph)) ?(?:\^ ?\{? ?([23]) ?\}?)?$")
 

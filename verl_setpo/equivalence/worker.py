@@ -118,9 +118,10 @@ def _grade(gold: str, answer: str) -> str:
 def accepts(gold: str, answer: str) -> bool:
     """Whether math-verify takes the answer for the gold one.
 
-    Narrower than `equal`. The gold one comes first, or any equation that ends in "= 0" would be equal to 0. Units stay,
-    as math-verify's list of them has single letters, which makes 3t and 3m equal to 3. And values that are close but
-    small are compared by their ratio, as by its 6 decimals Planck's constant is 0.
+    Not the same as `equal`. The gold one comes first, or any equation that ends in "= 0" would be equal to 0. Units
+    stay, as math-verify's list of them has single letters, which makes 3t and 3m equal to 3. And values that are close
+    but small are compared by their ratio, as by its 6 decimals Planck's constant is 0. And i is the imaginary unit, for
+    math-verify a variable.
     """
     one, other = value(gold, units=False), value(answer, units=False)
     percent = "%" in gold or "%" in answer
@@ -160,14 +161,14 @@ def _surely_different(one: complex | None, other: complex | None) -> bool:
 @lru_cache(maxsize=1024)
 def value(text: str, units: bool = True) -> complex | None:
     """The value of an expression, its variables at a fixed point that is nothing special; None where it has none."""
-    from sympy import Expr, Symbol
+    from sympy import Expr, Float, Symbol
 
     found = parse(text, units)
     # math-verify takes the one variable "answer" for the product a*n*s*w*e*r.
     if len(found) != 1 or not isinstance(found[0], Expr) or isinstance(found[0], Symbol):
         return None
     expression = found[0]
-    point = {symbol: 0.5 + crc32(symbol.name.encode()) / 2**32 for symbol in expression.free_symbols}
+    point = {symbol: Float(0.5 + crc32(symbol.name.encode()) / 2**32) for symbol in expression.free_symbols}
     try:
         number = complex(expression.evalf(20, subs=point))
     except (TypeError, ValueError, ArithmeticError):
@@ -200,7 +201,20 @@ def parse(text: str, units: bool = True) -> list[Any]:
     found = read(f"\\boxed{{{text}}}", [_latex(units)], **options)
     if not found and _PLAIN_NUMBER.fullmatch(text):
         found = read(text.replace("\\%", "%"), [ExprExtractionConfig()], **options)
-    return list(found)
+    return list(found) if units else [_with_imaginary_unit(part) for part in found]
+
+
+def _with_imaginary_unit(part: Any) -> Any:
+    from sympy import I
+
+    # An index of a sum is not free.
+    names = {symbol: I for symbol in getattr(part, "free_symbols", ()) if symbol.name == "i"}
+    if not names:
+        return part
+    try:
+        return part.xreplace(names)
+    except (TypeError, ValueError):  # sympy has no order of complex numbers
+        return part
 
 
 @lru_cache(maxsize=2)
