@@ -1,17 +1,19 @@
 """Our methods on verl's Megatron backend, from the command line's config to the advantages.
 
-Everything here is verl's and ours; Megatron itself is not imported until verl starts its workers.
+All but the last test is verl and ours only: Megatron itself is not imported until verl starts its workers.
 """
 
 from __future__ import annotations
 
 import pytest
+import torch
+from hydra.utils import get_class
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.workers.config import McoreActorConfig, McoreCriticConfig, McoreEngineConfig
 
-from tests.config.test_config_groups import each_group, leaves
+from tests.config.test_config_groups import each_group
 from tests.trainer.batches import assert_same_bits, random_rows, set_rl_metrics
 from tests.trainer.conftest import Tokenizer, compose_config, compute
 
@@ -41,19 +43,6 @@ def real_trainer(*overrides: str):
     trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config)
     trainer.tokenizer, trainer.global_steps = Tokenizer(), 1
     return trainer
-
-
-def changes(word: str, *recipe: str) -> dict[str, object]:
-    plain = leaves(compose_config(*recipe))
-    return {key: value for key, value in leaves(compose_config(*recipe, word)).items() if plain.get(key) != value}
-
-
-@each_group
-def test_the_word_sets_the_same_keys_as_on_fsdp(group):
-    word = f"+set_rl={group}"
-    on_megatron = changes(word, *MEGATRON)
-    assert on_megatron == changes(word, *RECIPE)
-    assert on_megatron["trainer.v1.trainer_mode"] == "set_sync"
 
 
 @each_group
@@ -93,11 +82,30 @@ def test_the_advantages_are_those_of_fsdp_to_the_bit(queue, group):
     assert max(apart) > 1e-3
 
 
-@pytest.mark.parametrize("mode", ["set_sync", "set_colocate_async"])
-def test_a_gae_recipe_keeps_its_critic(mode):
-    """verl would leave it out, as the estimator that it sees is ours."""
-    recipe = (*MEGATRON, "algorithm.adv_estimator=gae", f"trainer.v1.trainer_mode={mode}")
-    trainer = real_trainer("+set_rl=set_loo", *recipe)
-    assert trainer.use_critic
+def test_a_gae_recipe_keeps_the_critic_of_megatron():
+    """verl would leave a critic out, as the estimator that it sees is ours."""
+    trainer = real_trainer(*MEGATRON, "algorithm.adv_estimator=gae", "+set_rl=set_loo")
     assert trainer.method.base_estimator == "gae"
-    assert trainer.config.critic._target_ == f"{McoreCriticConfig.__module__.rpartition('.')[0]}.McoreCriticConfig"
+    assert trainer.use_critic
+    assert get_class(trainer.config.critic._target_) is McoreCriticConfig
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what stops Megatron on a machine without CUDA")
+def test_without_cuda_verls_engine_forms_its_groups_and_stops_at_the_seed(tmp_path):
+    """Whatever else it lacked (Transformer Engine, Apex) would have shown before, in its imports."""
+    pytest.importorskip("megatron.core", reason="Megatron is not installed: pip install --no-deps megatron-core")
+    from megatron.core import parallel_state
+    from verl.workers.engine.megatron import MegatronEngineWithLMHead
+
+    actor = omega_conf_to_dataclass(compose_config(*RECIPE, "model_engine=megatron").actor_rollout_ref.actor)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    try:
+        with pytest.raises(AssertionError, match="Torch not compiled with CUDA enabled") as stop:
+            MegatronEngineWithLMHead(None, actor.engine, actor.optim, actor.checkpoint)
+        assert stop.traceback[-1].name == "_lazy_init"
+        assert "model_parallel_cuda_manual_seed" in [entry.name for entry in stop.traceback]
+        groups = (parallel_state.get_tensor_model_parallel_group(), parallel_state.get_data_parallel_group())
+        assert [torch.distributed.get_backend(group) for group in groups] == ["gloo", "gloo"]
+    finally:
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
