@@ -20,6 +20,7 @@ METHOD=${METHOD:-set_loo+grpo}             # set_loo+grpo | set_loo+gspo | set_l
 
 EMBEDDER=${EMBEDDER:-local}                   # local | endpoint | reward_model
 EMBEDDER_PATH=${EMBEDDER_PATH:-Qwen/Qwen3-Embedding-0.6B}
+EMBEDDER_TOKENIZER=${EMBEDDER_TOKENIZER:-$EMBEDDER_PATH}
 EMBEDDER_URL=${EMBEDDER_URL:-}                # endpoint: http://host:8000/v1
 EMBEDDER_DEVICE=${EMBEDDER_DEVICE:-cuda}      # local: cuda | cpu
 EMBEDDER_GPU_SHARE=${EMBEDDER_GPU_SHARE:-0.1} # local: of one GPU a node; 0 with EMBEDDER_DEVICE=cpu
@@ -97,10 +98,12 @@ case $EMBEDDER in
             +set_rl/signal=embedding
             algorithm.set_rl.signal.base_url="${EMBEDDER_URL:-null}"
             algorithm.set_rl.signal.model="$EMBEDDER_PATH"
+            algorithm.set_rl.signal.tokenizer="$EMBEDDER_TOKENIZER"
         ) ;;
     reward_model)
         SIGNAL=(
             +set_rl/signal=embedding_reward_model
+            algorithm.set_rl.signal.tokenizer="$EMBEDDER_TOKENIZER"
             reward.reward_model.model_path="$EMBEDDER_PATH"
             reward.reward_model.n_gpus_per_node="$EMBEDDER_POOL_GPUS"
         ) ;;

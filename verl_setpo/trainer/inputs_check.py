@@ -47,27 +47,31 @@ def _models(config: DictConfig) -> Iterator[tuple[str, str]]:
     signal = (config.algorithm.get("set_rl") or {}).get("signal") or {}
     if signal.get("kind") == "local" and signal.get("model"):
         yield "algorithm.set_rl.signal.model", signal["model"]
+    if signal.get("tokenizer"):
+        yield "algorithm.set_rl.signal.tokenizer", signal["tokenizer"]
 
 
 def _check_model(key: str, name: str) -> None:
     folder = Path(name).expanduser()
-    if _is_remote(name) or (folder / "config.json").is_file():
+    # Every tokenizer has the first, every model the second; a model's folder has both.
+    file = "tokenizer_config.json" if key.endswith("tokenizer") else "config.json"
+    if _is_remote(name) or (folder / file).is_file():
         return
     if folder.exists():
-        raise ValueError(f"{key}: the folder {name} has no config.json: name a model's folder, or one on the hub.")
+        raise ValueError(f"{key}: the folder {name} has no {file}: name a model's folder, or one on the hub.")
     if name.startswith(("/", "~", ".")) or name.count("/") > 1:
         raise ValueError(f"{key}: there is no folder {name}: name a model's folder, or one on the hub (OWNER/NAME).")
     if os.environ.get("VERL_USE_MODELSCOPE", "").lower() not in ("true", "1"):
-        _check_hub(key, name)
+        _check_hub(key, name, file)
 
 
-def _check_hub(key: str, name: str) -> None:
+def _check_hub(key: str, name: str, file: str) -> None:
     """A small file of the model is fetched, as verl will fetch it; from the cache where it is there."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        hf_hub_download(name, "config.json")
+        hf_hub_download(name, file)
     except GatedRepoError:
         cause = "asks for a login: accept its terms on its page and set HF_TOKEN"
     except RepositoryNotFoundError:
