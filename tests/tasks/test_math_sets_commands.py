@@ -55,7 +55,7 @@ def test_one_line_says_what_was_kept_and_dropped_and_why(tmp_path: Path) -> None
     )
     record = json.loads((out / "dataset.json").read_text())
     assert record["rows_dropped"] == SHAPES["polaris"].dropped
-    assert record["source"] == {"local_path": str(tmp_path / "copy")}
+    assert record["source"] == {"local_path": str(tmp_path / "copy"), "commit": None}
     assert record["prompt"] == "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 

@@ -65,6 +65,24 @@ def test_a_set_comes_from_the_hub_with_its_commit(name: str, hub: Hub, tmp_path:
     assert source == {"hub": SETS[name].hub, "config": SETS[name].config, "revision": None, "commit": fake_hub.COMMIT}
 
 
+@pytest.mark.parametrize("name", ["gsm8k", "simplerl-hard"])
+def test_what_hf_download_wrote_will_do_where_there_is_no_internet(name: str, hub: Hub, tmp_path: Path) -> None:
+    """The command that the error without internet names; and the cache that it leaves when it is given no folder."""
+    command = [Path(sys.executable).with_name("hf"), "download", "--repo-type", "dataset", SETS[name].hub]
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    for more in (["--local-dir", tmp_path / "copy"], []):
+        subprocess.run([*command, *more], env=environment, capture_output=True, check=True)
+    cache = tmp_path / "home" / "hub" / f"datasets--{SETS[name].hub.replace('/', '--')}"
+    for number, copy in enumerate((tmp_path / "copy", cache, cache / "snapshots" / fake_hub.COMMIT)):
+        out = tmp_path / str(number)
+        done = hub.run(name, "--out", out, "--local-path", copy, offline=True)
+        assert done.returncode == 0, done.stderr
+        for split, expected in SHAPES[name].expected.items():
+            assert answers_of(out, split) == [answer for _, answer in expected]
+        source = json.loads((out / "dataset.json").read_text())["source"]
+        assert source == {"local_path": str(copy), "commit": fake_hub.COMMIT}
+
+
 def test_countdown_comes_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     arguments = ["--source", "hub", "--train-size", 2, "--test-size", 1, "--revision", fake_hub.COMMIT]
     done = hub.run("countdown", "--out", tmp_path / "out", *arguments)

@@ -3,7 +3,8 @@
 A folder holds train.parquet, test.parquet and dataset.json, the record of how they were made. The columns are
 `data_source`, `prompt` (a list of messages with role and content), `ability`, `reward_model` (style "rule" and the
 ground truth) and `extra_info` (split and index). The ground truth is a JSON string: a parquet column has one type,
-and a struct with the fields of two tasks would give each row the other task's fields, set to null.
+and a struct with the fields of two tasks would give each row the other task's fields, set to null. That of a
+published set (`math_sets_write`) is the answer's text.
 """
 
 import json

@@ -58,7 +58,7 @@ def opened(entry: HubSet, *, local_path: Path | None = None, revision: str | Non
     with tempfile.TemporaryDirectory(prefix="verl-setpo-data-") as cache, _no_progress():
         found = _from_disk(entry, local_path, cache)
         splits = _ours(entry, found, f"--local-path {local_path}", partly=True)
-        yield Source(splits, {"local_path": str(local_path.resolve())})
+        yield Source(splits, {"local_path": str(local_path.resolve()), "commit": _commit_of(local_path)})
 
 
 def pick_column(dataset: "Dataset", candidates: Sequence[str], entry: HubSet, split: str) -> str:
@@ -151,6 +151,14 @@ def _snapshot(path: Path) -> Path:
     if len(snapshots) > 1:
         raise ValueError(f"it holds {len(snapshots)} revisions: name one of the folders in {path / 'snapshots'}")
     return snapshots[0]
+
+
+def _commit_of(path: Path) -> str | None:
+    """The commit of a copy, which the hub's cache has as a folder's name and `hf download` in a file of its own."""
+    notes = sorted((path / ".cache" / "huggingface" / "download").rglob("*.metadata")) if path.is_dir() else []
+    names = {note.read_text().partition("\n")[0] for note in notes} or {_snapshot(path).name}
+    commits = [name for name in names if _COMMIT.fullmatch(name)]
+    return commits[0] if len(commits) == len(names) == 1 else None
 
 
 def _config(entry: HubSet, path: Path) -> str | None:
