@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 
@@ -19,6 +19,8 @@ def replay_buffer(*, sampler_kwargs: Any, refill_fn: Callable[[int], int], **kwa
     was built from these arguments would drop both in silence. `refill_fn` is the trainer's method; the trainer builds.
     """
     trainer = refill_fn.__self__  # type: ignore[attr-defined]
+    if trainer.trainer_mode == "separate_async":
+        check_separate_async(trainer.config)
     custom_sampler = trainer.config.trainer.v1.sampler.custom_sampler
     path = custom_sampler.path
     with open_dict(custom_sampler):
@@ -29,3 +31,18 @@ def replay_buffer(*, sampler_kwargs: Any, refill_fn: Callable[[int], int], **kwa
             custom_sampler.path = path
     buffer.poll_interval = float(sampler_kwargs.get("poll_interval", 0.05))
     return buffer
+
+
+def check_separate_async(config: DictConfig) -> None:
+    """Raise ValueError where verl would take old log probs from other weights than those that it means.
+
+    For updates after the first of a step, verl goes back to weights that it has copied "to the CPU". Of weights that
+    are there already that copy is no copy, but the weights themselves, which the first update changed.
+    """
+    updates = config.trainer.v1.separate_async.parameter_sync_step
+    bypassed = (config.algorithm.get("rollout_correction") or {}).get("bypass_mode", False)
+    if updates > 1 and not bypassed:
+        raise ValueError(
+            f"trainer.v1.separate_async.parameter_sync_step={updates} gives wrong old log probs on platform=cpu: set "
+            "it 1, or algorithm.rollout_correction.bypass_mode=True, which takes those of the rollout."
+        )
