@@ -60,22 +60,25 @@ class Problem:
         return cls(a, b)
 
     def sample_answer(self, rng: random.Random, wrong_share: float) -> str:
-        """A decomposition, its partial products and the product, such as (340+3)*67=22780+201=22981.
+        """A decomposition, worked step by step: (340+3)*(60+7)=20400+2380+180+21=22780+201=22981.
 
-        The decompositions of `splits` are equally likely. With probability `wrong_share` one digit of the product is
-        off by one, or one of a partial product and so of the product.
+        Both numbers are split, in each way of `splits` equally likely. The partial products are added up row by row, so
+        that no step needs more than a few digits in mind. With probability `wrong_share` one digit of the product is
+        off by one, or one of a row's sum and so of the product.
         """
-        pairs = [(left, right) for left in splits(self.a) for right in splits(self.b)]
-        left, right = rng.choice(pairs[1:] or pairs)  # the first is the problem itself, all there is of 300*60
-        partial, product = [s * t for s in left for t in right], self.a * self.b
+        # A number that ends in 0, as no generated one does, may have nothing to split.
+        left, right = (rng.choice(splits(number)[1:] or [(number,)]) for number in (self.a, self.b))
+        rows = [[part * other for other in right] for part in left]
+        sums, product = [sum(row) for row in rows], self.a * self.b
         if rng.random() < wrong_share:
-            slip = rng.randrange(len(partial) + 1)
-            size = product if slip == len(partial) else abs(partial[slip])
+            slip = rng.randrange(len(sums) + 1)
+            size = product if slip == len(sums) else abs(sums[slip])
             off = rng.choice((-1, 1)) * 10 ** rng.randrange(len(str(size)))
             product += off
-            if slip < len(partial):
-                partial[slip] += off
-        return f"{_factor(left)}*{_factor(right)}={_sum(partial)}={product}"
+            if slip < len(sums):
+                sums[slip] += off
+        steps = [[partial for row in rows for partial in row], sums] if len(sums) > 1 else rows
+        return "=".join([f"{_factor(left)}*{_factor(right)}", *map(_sum, steps), str(product)])
 
 
 def splits(number: int) -> list[Parts]:
