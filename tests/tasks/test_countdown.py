@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.tasks.hostile import HOSTILE_TEXTS, TIME_LIMIT, any_text, cpu_seconds, parser_text, patient
 from verl_setpo.tasks import countdown, expression
-from verl_setpo.tasks.countdown import Problem, compute_score, generate, solutions
+from verl_setpo.tasks.countdown import Problem, compute_score, generate
+from verl_setpo.tasks.countdown_solutions import has_solutions, random_parts, search, solutions
 
 PROBLEM = Problem((3, 5, 7), 22)
 
@@ -148,13 +149,12 @@ def test_min_solutions_keeps_problems_with_room_for_diversity() -> None:
 def test_large_problems_are_solvable_too(num_numbers: int, min_solutions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many expressions to look at them all, so the ones that generate itself found are evaluated."""
     found: list[tuple[Problem, str]] = []
-    known = countdown._has_solutions
 
-    def noting(problem: Problem, solution: str, least: int) -> bool:
-        found.append((problem, solution))
-        return known(problem, solution, least)
+    def noting(numbers: tuple[int, ...], target: int, solution: str, least: int) -> bool:
+        found.append((Problem(numbers, target), solution))
+        return has_solutions(numbers, target, solution, least)
 
-    monkeypatch.setattr(countdown, "_has_solutions", noting)
+    monkeypatch.setattr(countdown, "has_solutions", noting)
     problems = generate(5, 0, num_numbers, min_solutions=min_solutions)
     assert len({(tuple(sorted(problem.numbers)), problem.target) for problem in problems}) == 5
     for problem in problems:
@@ -173,9 +173,9 @@ def test_solutions_of_large_problems_are_found_and_are_different(numbers: tuple[
     found = set()
     rng = random.Random(0)
     while len(found) < 3:
-        found.update(countdown._search(countdown._random_parts(numbers, rng, 4), target))
+        found.update(search(random_parts(numbers, rng, 4), target))
     assert all(score(solution, Problem(numbers, target))["acc"] == 1.0 for solution in found)
-    assert countdown._has_solutions(Problem(numbers, target), "+".join(map(str, sorted(numbers))), 3)
+    assert has_solutions(numbers, target, "+".join(map(str, sorted(numbers))), 3)
 
 
 def test_no_second_solution_is_found_where_there_is_none() -> None:
@@ -183,8 +183,8 @@ def test_no_second_solution_is_found_where_there_is_none() -> None:
     problem, product = Problem((2, 3, 5, 7, 11, 13), 30030), "2*3*5*7*11*13"
     assert score(product, problem)["acc"] == 1.0
     known = expression.canonical(expression.parse(product))
-    assert countdown._has_solutions(problem, known, 1)
-    assert not countdown._has_solutions(problem, known, 2)
+    assert has_solutions(problem.numbers, problem.target, known, 1)
+    assert not has_solutions(problem.numbers, problem.target, known, 2)
 
 
 def test_generated_problems_differ_whatever_the_order_of_numbers() -> None:

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tasks.set_shapes import SHAPES, write, write_rows
-from verl_setpo.tasks.countdown import Problem, solutions
+from verl_setpo.tasks.countdown import Problem
+from verl_setpo.tasks.countdown_solutions import solutions
 from verl_setpo.tasks.math_sets import COUNTDOWN, SETS
 from verl_setpo.tasks.math_sets_prompt import Prompt
 from verl_setpo.tasks.math_sets_select import Selection

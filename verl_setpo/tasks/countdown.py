@@ -5,17 +5,15 @@ once and equals the target. The reward, in [0, 1]: 1.0 for a correct answer; in 
 answer that is in the asked format but wrong (the paper's 0.1 for the format); else 0.0.
 """
 
-import itertools
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 from verl_setpo.tasks import expression
 from verl_setpo.tasks.answers import last_tagged
+from verl_setpo.tasks.countdown_solutions import has_solutions, random_expression, solutions
 from verl_setpo.tasks.ground_truth import GroundTruth, is_int, read_fields, read_int
 
 DATA_SOURCE = "countdown"
@@ -24,12 +22,6 @@ DEFAULT_SIZES = (1920, 128)
 FORMAT_REWARD = 0.1
 # One random expression in a hundred of 12 numbers up to 20 makes an integer from 1 to 99, and fewer of more.
 MAX_COUNT = 12
-# The number of expressions grows from 108 for three numbers to 0.2 million for five and 21 million for six.
-MAX_SOLVE_COUNT = 5
-# Of more numbers, random parts are joined until so many parts are left, of which all expressions are looked at ...
-_PARTS = 4
-# ... so many times, 4,000 expressions each. A problem in which they find too few solutions is not used.
-_ROUNDS = 50
 _MAX_NUMBER = 10**expression.MAX_DIGITS - 1
 
 _EXAMPLE = '{"numbers": [3, 5, 7], "target": 22}'
@@ -81,86 +73,8 @@ class Problem:
         """One of the solutions, each equally likely; with probability `wrong_share` a random expression of the
         numbers instead."""
         if rng.random() < wrong_share:
-            return expression.canonical(_random_expression(self.numbers, rng)[1])
+            return expression.canonical(random_expression(self.numbers, rng)[1])
         return rng.choice(solutions(self.numbers, self.target))
-
-
-_Valued = tuple[Fraction, expression.Node]
-
-
-def _combinations(left: _Valued, right: _Valued) -> list[_Valued]:
-    """The results of the four operations on two expressions, in either order."""
-    (a, x), (b, y) = left, right
-    results: list[_Valued] = [
-        (a + b, ("+", x, y)),
-        (a - b, ("-", x, y)),
-        (b - a, ("-", y, x)),
-        (a * b, ("*", x, y)),
-    ]
-    if b:
-        results.append((a / b, ("/", x, y)))
-    if a:
-        results.append((b / a, ("/", y, x)))
-    return results
-
-
-@lru_cache(maxsize=1 << 16)
-def solutions(numbers: tuple[int, ...], target: int) -> tuple[str, ...]:
-    """Every solution, as sorted canonical texts (`expression.canonical`), by enumeration.
-
-    Raises ValueError for more than MAX_SOLVE_COUNT numbers.
-    """
-    if len(numbers) > MAX_SOLVE_COUNT:
-        raise ValueError(
-            f"solutions are enumerated for up to {MAX_SOLVE_COUNT} numbers, this problem has {len(numbers)}: "
-            "make the data with a smaller --count"
-        )
-    parts: list[_Valued] = [(Fraction(number), number) for number in numbers]
-    return tuple(sorted(set(_search(parts, target))))
-
-
-def _search(parts: list[_Valued], target: int) -> Iterator[str]:
-    """The canonical text of every expression of all parts that equals the target, some more than once."""
-    if len(parts) == 1:
-        if parts[0][0] == target:
-            yield expression.canonical(parts[0][1])
-        return
-    for i, j in itertools.combinations(range(len(parts)), 2):
-        rest = parts[:i] + parts[i + 1 : j] + parts[j + 1 :]
-        for result in _combinations(parts[i], parts[j]):
-            yield from _search([*rest, result], target)
-
-
-def _has_solutions(problem: Problem, known: str, least: int) -> bool:
-    """Whether a problem has at least `least` different solutions, of which `known` is one.
-
-    Up to MAX_SOLVE_COUNT numbers all are counted. Of more numbers it looks for so many among random ones, the same
-    each time: True is certain, False means that they were not found.
-    """
-    if len(problem.numbers) <= MAX_SOLVE_COUNT:
-        return len(solutions(problem.numbers, problem.target)) >= least
-    rng = random.Random(repr(problem))
-    found = {known}
-    for _ in range(_ROUNDS):
-        for solution in _search(_random_parts(problem.numbers, rng, _PARTS), problem.target):
-            found.add(solution)
-            if len(found) >= least:
-                return True
-    return len(found) >= least
-
-
-def _random_expression(numbers: tuple[int, ...], rng: random.Random) -> _Valued:
-    """Join two random parts by a random operation until one is left."""
-    return _random_parts(numbers, rng, 1)[0]
-
-
-def _random_parts(numbers: tuple[int, ...], rng: random.Random, count: int) -> list[_Valued]:
-    """Join two random parts by a random operation until `count` are left."""
-    parts: list[_Valued] = [(Fraction(number), number) for number in numbers]
-    while len(parts) > count:
-        rng.shuffle(parts)
-        parts.append(rng.choice(_combinations(parts.pop(), parts.pop())))
-    return parts
 
 
 def generate(
@@ -176,7 +90,7 @@ def generate(
     Each comes from a random expression, so it is solvable by construction. Two problems are the same when the
     target and the numbers agree in any order, so a test problem is never a training problem in another order.
     With `min_solutions` above 1 only problems with that many different solutions are kept; of more than
-    MAX_SOLVE_COUNT numbers those in which that many were found.
+    countdown_solutions.MAX_SOLVE_COUNT numbers those in which that many were found.
 
     Raises ValueError for a bad range, or when too few such problems were found.
     """
@@ -188,14 +102,14 @@ def generate(
     while len(problems) < count and tries_left > 0:
         tries_left -= 1
         drawn = tuple(rng.randint(*numbers) for _ in range(num_numbers))
-        value, node = _random_expression(drawn, rng)
+        value, node = random_expression(drawn, rng)
         if value.denominator != 1 or not target[0] <= value <= target[1]:
             continue
         problem = Problem(drawn, int(value))
         key = (*sorted(drawn), problem.target)
         if key in problems or key in rejected:
             continue
-        if min_solutions > 1 and not _has_solutions(problem, expression.canonical(node), min_solutions):
+        if min_solutions > 1 and not has_solutions(drawn, problem.target, expression.canonical(node), min_solutions):
             rejected.add(key)
             continue
         problems[key] = problem
