@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import pickle
 import time
 import traceback
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from tests.signals.fake_server import fails, free_port, half_a_body, hangs, raw, serve
 from verl_setpo.signals import endpoint as module
 from verl_setpo.signals.endpoint import Endpoint, EndpointError, EndpointSettings, EndpointStats
+from verl_setpo.signals.endpoint_failures import retry_after_s
 
 KEY = "sk-very/secret+9876543210"
 
@@ -142,7 +144,7 @@ def test_retry_after_is_honoured_and_bounded(monkeypatch):
     ],
 )
 def test_retry_after_is_read_in_all_its_forms(headers, seconds):
-    assert module._retry_after_s(headers) == seconds
+    assert retry_after_s(headers) == seconds
 
 
 def test_waits_grow_and_differ():
@@ -325,7 +327,7 @@ def test_a_key_in_place_of_its_variable_is_refused_unseen(name):
 
 @pytest.mark.parametrize("value", [None, "  ", "sk-\x00secret", "sk-secret\nX-Header: 1", "schlüssel-secret"])
 def test_a_key_that_cannot_be_one_is_refused_unseen(monkeypatch, value):
-    monkeypatch.setattr(module.os, "environ", {} if value is None else {"OTHER_KEY": value})
+    monkeypatch.setattr(os, "environ", {} if value is None else {"OTHER_KEY": value})
     with pytest.raises(ValueError, match=r"^api_key_env names an environment variable") as error:
         Endpoint(settings("http://h/v1", api_key_env="OTHER_KEY"))
     assert "secret" not in str(error.value)
