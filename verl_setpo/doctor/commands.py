@@ -131,9 +131,9 @@ def grader(
         else:
             rows = list(graders.read_rows(data_file))
             with _progress("grading rows", len(rows)) as advance:
-                bad = graders.ungradable(rows, advance)
-            print_rows(console, data_file, len(rows), bad)
-            well = not bad
+                hard = graders.hard_rows(rows, advance)
+            print_rows(console, data_file, len(rows), hard)
+            well = all(row.gradable for row in hard)
     except (ValueError, StartError) as error:
         _fail(str(error))
     if not well:

@@ -13,14 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl_setpo.equivalence.pool import GraderPool
+from verl_setpo.equivalence.normal_form import read_answer
+from verl_setpo.equivalence.pool import GraderPool, shared_pool
 from verl_setpo.equivalence.process import Verdict
-from verl_setpo.tasks.math import compute_score
+from verl_setpo.equivalence.settled import question
+from verl_setpo.tasks.math import TIMEOUT_S, WORKERS
+from verl_setpo.tasks.math_sets import SETS
+from verl_setpo.tasks.rewards import compute_score
 
 CASES = Path(__file__).with_name("grader_cases.jsonl")
 SOURCE = "math500"
 SECOND_LIMIT_S = 20.0
 _THREADS = 4
+_BY_TEXT = "math-verify cannot compare it: only the same text is right"
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,16 @@ class Graded:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of data whose own ground truth is not taken for right. index: from 0, in its file."""
+    """A row of data with a ground truth that is hard to grade. index: from 0, in its file; cause: why.
+
+    gradable: it gets the reward 1 as an answer, but math-verify cannot compare it, so that no other text does.
+    """
 
     index: int
     source: str
     gold: str
     cause: str
+    gradable: bool
 
 
 def load_cases(path: Path = CASES) -> list[Case]:
@@ -107,19 +116,36 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         yield str(row["data_source"]), (row["reward_model"] or {}).get("ground_truth")
 
 
-def ungradable(rows: Iterable[tuple[str, Any]], on_row: Callable[[], None] = lambda: None) -> list[Row]:
-    """The rows whose ground truth, as a response with just that in a box, does not get the reward 1."""
+def hard_rows(rows: Iterable[tuple[str, Any]], on_row: Callable[[], None] = lambda: None) -> list[Row]:
+    """The rows whose ground truth, as a response with just that in a box, does not get the reward 1, and those that are
+    compared by their text only."""
 
     def grade(numbered: tuple[int, tuple[str, Any]]) -> Row | None:
         index, (source, gold) = numbered
-        try:
-            result = compute_score(source, f"\\boxed{{{gold}}}", gold)
-            failed = "math-verify took too long or raised" if result["grader_failed"] else "not equal to itself"
-            cause = "" if result["score"] == 1.0 else failed
-        except ValueError as error:
-            cause = str(error)
+        cause = _cause(source, gold)
+        gradable = not cause and source in SETS and not _is_read(gold)
         on_row()
-        return Row(index, source, str(gold), cause) if cause else None
+        if not cause and not gradable:
+            return None
+        return Row(
+            index, source, str(gold), cause or "math-verify does not read it: only the same text is right", gradable
+        )
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return [row for row in threads.map(grade, enumerate(rows)) if row is not None]
+
+
+def _cause(source: str, gold: Any) -> str:
+    try:
+        result = compute_score(source, f"\\boxed{{{gold}}}", gold)
+    except ValueError as error:
+        return str(error)
+    return "" if result["score"] == 1.0 else "as an answer it is not equal to itself"
+
+
+def _is_read(gold: Any) -> bool:
+    """Whether answers are compared with this one by its value: a number, a word, or what math-verify can compare."""
+    answer = read_answer(str(gold))
+    if answer.number is not None or answer.words:
+        return True
+    return shared_pool(WORKERS, TIMEOUT_S).grade(*question(answer, answer)) is Verdict.EQUAL

@@ -32,7 +32,7 @@ def print_cases(console: Console, graded: Sequence[Graded]) -> None:
     for column in ("kind", "ground truth", "response", "right?", "reward", "second", "note"):
         differences.add_column(column, overflow="fold")
     for one in graded:
-        if one.wrong or one.failed or one.second != one.case.equal:
+        if one.bad or one.wrong or one.second != one.case.equal:
             mark = "[red]" if one.bad else ""
             differences.add_row(
                 one.case.kind,
@@ -46,17 +46,20 @@ def print_cases(console: Console, graded: Sequence[Graded]) -> None:
     console.print(differences)
 
 
-def print_rows(console: Console, path: Path, total: int, bad: Sequence[Row]) -> None:
-    """How many rows' own ground truth gets the reward 1, and the first of the others."""
+def print_rows(console: Console, path: Path, total: int, hard: Sequence[Row]) -> None:
+    """How many rows' own ground truth gets the reward 1, how many of them by their text only, and the first of each."""
+    bad, by_text = [row for row in hard if not row.gradable], [row for row in hard if row.gradable]
     console.print(f"{_shown(path)}: {total - len(bad)} of {total} ground truths get the reward 1 as an answer")
-    if not bad:
-        return
-    table = Table(title=f"rows that cannot be graded: correct or drop them (the first {_MOST_ROWS} of {len(bad)})")
-    for column in ("row", "data_source", "ground truth", "cause"):
-        table.add_column(column, overflow="fold")
-    for row in bad[:_MOST_ROWS]:
-        table.add_row(str(row.index), _shown(row.source), _shown(row.gold), _shown(row.cause))
-    console.print(table)
+    console.print(f"{len(by_text)} of them only in their own words, as math-verify cannot compare them")
+    titles = {"rows that cannot be graded: correct or drop them": bad, "rows compared by their text": by_text}
+    for title, rows in titles.items():
+        if rows:
+            table = Table(title=f"{title} (the first {min(_MOST_ROWS, len(rows))} of {len(rows)})")
+            for column in ("row", "data_source", "ground truth", "cause"):
+                table.add_column(column, overflow="fold")
+            for row in rows[:_MOST_ROWS]:
+                table.add_row(str(row.index), _shown(row.source), _shown(row.gold), _shown(row.cause))
+            console.print(table)
 
 
 def _counts(graded: Sequence[Graded]) -> list[str]:

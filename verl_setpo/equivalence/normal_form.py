@@ -1,8 +1,7 @@
-r"""Answers in one spelling, and the verdicts that need no algebra. Pure text, and linear in its length.
+r"""Answers in one spelling. Pure text, and linear in its length.
 
 What only changes the look of an answer goes (\left, \dfrac, \,, dollar signs, thousands commas), what names it or
-measures it is set apart (x = ..., cm, the base of 1011_2), and a number is read exactly. What is left to compare then
-is either settled here or a question for math-verify.
+measures it is set apart (x = ..., cm, the base of 1011_2), and a number is read exactly.
 """
 
 from __future__ import annotations
@@ -62,14 +61,13 @@ _SPELLINGS = [
         (r"\\\$|\$|\\[()\[\]]", ""),
     )
 ]
-_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _SPACES = re.compile(r" +")
 _APPROXIMATELY = re.compile(r"^(?:\\approx|\\sim|~)(?![a-zA-Z]) ?")
 _NAME = re.compile(
     r"([a-zA-Z](?:_(?:[a-zA-Z0-9]|\{[a-zA-Z0-9]{1,9}\}))?(?:\([a-z]\))?) ?(=|\\in(?![a-z])|\\approx(?![a-z])) ?"
 )
 _SCIENTIFIC = re.compile(r"([+-]?[0-9]{1,30}(?:\.[0-9]{1,30})?)[eE]\+?(-?[0-9]{1,4})")
-_CHOICE = re.compile(r"\(?([A-Z])[).:](?: |$)|\(([A-Z])\)|([A-Z])$")
 _LONE_CHOICE = re.compile(r"\(?([A-Z])[).:]?")
 _OPERATOR_WORDS = "sin|cos|tan|cot|sec|csc|log|exp|sqrt|frac|max|min|gcd|lcm|mod|arc|inf|lim"
 _LETTERS = r"[A-Za-z][A-Za-z ,.'-]*"
@@ -112,10 +110,11 @@ class Answer:
         """
         if self.number is not None:
             return shortened(str(self.number))
-        return shortened(self.text if self.words else _compact(self.text))
+        return shortened(self.text if self.words else compact(self.text))
 
 
-def _compact(text: str) -> str:
+def compact(text: str) -> str:
+    """Without the spaces that mean nothing."""
     return _NEEDLESS_SPACE.sub("", text)
 
 
@@ -128,16 +127,18 @@ def shortened(text: str) -> str:
     return f"{text[: _MAX_PRED_CHARS - 11]}...{crc32(text.encode('utf-8', 'surrogatepass')):08x}"
 
 
-@lru_cache(maxsize=4096)
 def read_answer(text: str) -> Answer:
     """Read what stands in a box, or a ground truth. Never raises; beyond MAX_CHARS it is only text."""
-    if len(text) > MAX_CHARS:
-        return Answer(text.strip())
+    return _read(text) if len(text) <= MAX_CHARS else Answer(text.strip())
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> Answer:
     text = text.translate(_TABLE)
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
     text = _bare(text)
-    marked = _TEXT.fullmatch(text)
+    marked = TEXT.fullmatch(text)
     if marked:
         text = _bare(marked[1])
     choice = _LONE_CHOICE.fullmatch(text)
@@ -172,51 +173,3 @@ def _split_name(text: str) -> tuple[str, str]:
     if found is None or "=" in text[found.end() :] or "\\in" in text[found.end() :].replace("\\infty", ""):
         return "", text
     return ("" if "(" in found[1] else found[1]), text[found.end() :]
-
-
-def settle(gold: Answer, answer: Answer) -> bool | None:
-    """Whether the answer is the gold one, as far as that shows without algebra; None is a question for math-verify."""
-    if contradict(gold.unit, answer.unit) or contradict(gold.name, answer.name):
-        return False
-    if gold.text == answer.text:
-        return True
-    if gold.number is not None and answer.number is not None:
-        if gold.number == answer.number:
-            return True
-        if not (gold.decimal or answer.decimal):
-            return False
-        # math-verify rounds to 6 decimals; near that it is asked.
-        near = abs(gold.number - answer.number) <= Fraction(1, 1000) * max(abs(gold.number), abs(answer.number))
-        return None if near else False
-    if _compact(gold.text) == _compact(answer.text):
-        return True
-    if len(gold.text) == 1 and gold.text.isalpha() and gold.text.isupper():
-        choice = _CHOICE.match(_TEXT.sub(r"\1", answer.text))
-        if choice:
-            return gold.text in choice.groups()
-    if {_brackets(gold.text), _brackets(answer.text)} == {"{", "("}:
-        return False  # math-verify takes the set of 1 and 2 for the point (1, 2)
-    if gold.words or answer.words:
-        # math-verify takes words for products of letters, for which "evil" is "live".
-        return gold.text.casefold() == answer.text.casefold()
-    return None
-
-
-def _brackets(text: str) -> str:
-    """ "{" for one list in braces, "(" for one tuple or interval, "" for all else."""
-    if text.startswith("\\{") and text.endswith("\\}"):
-        return "{"
-    single = text.count("(") + text.count("[") == 1
-    return "(" if single and text[0] in "([" and text[-1] in ")]" else ""
-
-
-def question(gold: Answer, answer: Answer) -> tuple[str, str]:
-    """What to ask math-verify where `settle` does not know. Of equations that are more than a name, all of it."""
-    if gold.whole and answer.whole and ("=" in gold.text or "=" in answer.text):
-        return gold.whole, answer.whole
-    return gold.text, answer.text
-
-
-def contradict(one: str, other: str) -> bool:
-    """Whether both are there and differ; an answer without a unit or a name is taken to have the right one."""
-    return bool(one) and bool(other) and one != other

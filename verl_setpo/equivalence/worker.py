@@ -119,9 +119,9 @@ def accepts(gold: str, answer: str) -> bool:
     """Whether math-verify takes the answer for the gold one.
 
     Not the same as `equal`. The gold one comes first, or any equation that ends in "= 0" would be equal to 0. Units
-    stay, as math-verify's list of them has single letters, which makes 3t and 3m equal to 3. And values that are close
-    but small are compared by their ratio, as by its 6 decimals Planck's constant is 0. And i is the imaginary unit, for
-    math-verify a variable.
+    stay, as math-verify's list of them has single letters, which makes 3t and 3m equal to 3. Values far apart are
+    different also where they are small: by its 6 decimals 0.0000001 is 0.0000002, and 10^{-34} is 10^{-33}. And i is
+    the imaginary unit, for math-verify a variable.
     """
     one, other = value(gold, units=False), value(answer, units=False)
     percent = "%" in gold or "%" in answer

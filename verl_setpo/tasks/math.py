@@ -1,8 +1,8 @@
 r"""The reward of all sets of mathematical problems: 1 for the right final answer, else 0.
 
 The answer is the content of the last `\boxed{...}`. It is right when it is the ground truth written in another way:
-numbers are compared exactly and here (`verl_setpo.equivalence.normal_form`), all else by math-verify, in processes that
-are ended when an answer takes too long (`verl_setpo.equivalence.pool`).
+numbers and lists of numbers are compared exactly and here (`verl_setpo.equivalence.settled`), all else by math-verify,
+in processes that are ended when an answer takes too long (`verl_setpo.equivalence.pool`).
 
 Why a box and nothing else: verl's reward for MATH takes the last box, that of DeepScaleR's line, to which POLARIS
 belongs, the last box behind </think>, and the prompt asks for one. A response that only mentions numbers is not paid.
@@ -16,15 +16,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from verl_setpo.equivalence.normal_form import MAX_CHARS, Answer, question, read_answer, settle, shortened
+from verl_setpo.equivalence.normal_form import MAX_CHARS, Answer, read_answer, shortened
 from verl_setpo.equivalence.pool import shared_pool
 from verl_setpo.equivalence.process import Verdict
+from verl_setpo.equivalence.settled import question, settle
 from verl_setpo.tasks.answers import final_answer, last_boxed
 
 logger = logging.getLogger(__name__)
 
 ANSWER_IN = ("boxed", "anywhere")
-MAX_WORKERS = 64
+WORKERS, MAX_WORKERS = 2, 64
+TIMEOUT_S = 5.0
 _KEYS = "reward.custom_reward_function.reward_kwargs"
 # gsm8k's own solutions end in "#### 72", and models that were trained on them do.
 _HASHED_TOO = frozenset({"gsm8k", "openai/gsm8k"})
@@ -41,8 +43,8 @@ def compute_score(
     *,
     answer_in: str = "boxed",
     thinking: bool = False,
-    workers: int = 2,
-    timeout_s: float = 5.0,
+    workers: int = WORKERS,
+    timeout_s: float = TIMEOUT_S,
     **kwargs: Any,
 ) -> dict[str, Any]:
     r"""verl's reward function for mathematical problems. The options are keys of `reward_kwargs`.
