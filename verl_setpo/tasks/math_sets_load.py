@@ -182,14 +182,13 @@ def _split_of(entry: HubSet, path: Path) -> str:
 
 
 def _ours(entry: HubSet, found: Mapping[str, "Dataset"], where: str, *, partly: bool) -> dict[str, "Dataset"]:
-    """Our splits among those found. A local copy may call a test set "test" that the hub calls "train"."""
+    """Our splits among those found. The only split of a local copy is that of a set with one, whatever its name."""
     splits = {}
     for ours, theirs in entry.splits.items():
-        name = theirs if theirs in found else ours if partly and ours in found else None
-        if name is None and partly and len(found) == len(entry.splits) == 1:
-            name = next(iter(found))
-        if name is not None:
-            splits[ours] = found[name]
+        if theirs in found:
+            splits[ours] = found[theirs]
+        elif partly and len(found) == len(entry.splits) == 1:
+            splits[ours] = next(iter(found.values()))
     missing = [theirs for ours, theirs in entry.splits.items() if ours not in splits]
     if not splits or (missing and not partly):
         raise ValueError(
