@@ -10,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tasks.hostile import HOSTILE_TEXTS, TIME_LIMIT, any_text, cpu_seconds, parser_text, patient
+from verl_setpo.tasks import warm_start
 from verl_setpo.tasks.expression import evaluate, parse
 from verl_setpo.tasks.multiplication import MAX_PRODUCT, Problem, compute_score, generate, splits
+from verl_setpo.tasks.warm_start import DEFAULTS
 
 PAPER = Problem(343, 67)
 WORKED = "(340+3)*(70-3)=23800-1020+210-9=22981"
@@ -246,6 +248,22 @@ def test_sampled_answers_are_wrong_as_often_as_asked_and_all_worked() -> None:
     assert len(strategies) == 5 * 2  # all pairs in which both numbers are split
     assert not any(result["acc"] for result in results(1.0))
     assert sum(result["acc"] for result in results(0.35)) / 2000 == pytest.approx(0.65, abs=0.05)
+
+
+def test_the_warm_start_has_room_for_every_sampled_answer() -> None:
+    rng = random.Random(0)
+    longest = max(len(problem.sample_answer(rng, 1.0)) for problem in generate(5000, seed=0))
+    assert longest < DEFAULTS["multiplication"].max_new_tokens  # a token a byte, and one for the end
+
+
+def test_the_warm_start_counts_strategies_not_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_tens, by_parts = "(340+3)*67=22780+201=22981", "343*(60+7)=20580+2401=22981"
+    wrong = "(300+43)*67=20100+2881=22982"
+    responses = [[by_tens, by_parts, by_tens, wrong], ["22981", by_parts, "22981", ""]]
+    monkeypatch.setattr(warm_start, "sample", lambda *args, **kwargs: responses)
+    two = [warm_start.Prompt("multiplication", PAPER.ground_truth("tiny"), [1])] * 2
+    figures = warm_start.measure(None, None, two, num_samples=4)
+    assert (figures.pass_at_1, figures.distinct_correct, figures.parsed) == (6 / 8, 1.5, 7 / 8)
 
 
 def test_a_problem_without_anything_to_split_can_still_be_answered() -> None:
