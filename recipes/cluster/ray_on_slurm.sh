@@ -21,8 +21,12 @@ nodes=${SLURM_JOB_NUM_NODES:?start this with sbatch}
 export NNODES=${NNODES:-$nodes} NGPUS_PER_NODE=${NGPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-head_ip=$(srun --overlap --nodes=1 --ntasks=1 -w "${hosts[0]}" hostname --ip-address | awk '{print $1}')
+head_ip=$(srun --overlap --nodes=1 --ntasks=1 -w "${hosts[0]}" hostname -I | awk '{print $1}')
 export RAY_ADDRESS=$head_ip:$RAY_PORT
+# Ray asks for a token where it finds one in a home folder; this one is the job's own, on all of its nodes.
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
+RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
+export RAY_AUTH_TOKEN
 resources=(--num-gpus "$NGPUS_PER_NODE" --num-cpus "${SLURM_CPUS_PER_TASK:-16}" --disable-usage-stats --block)
 
 servers=()
@@ -44,7 +48,10 @@ for host in "${hosts[@]:1}"; do
 done
 
 deadline=$((SECONDS + START_SECONDS))
-joined() { ray list nodes --address="$RAY_ADDRESS" --filter state=ALIVE --format json 2>/dev/null | grep -c '"node_id"' || true; }
+joined() {
+    "${PYTHON:-python3}" -c 'import ray; ray.init(log_to_driver=False); print(sum(n["Alive"] for n in ray.nodes()))' 2>/dev/null \
+        || echo 0
+}
 until [ "$(joined)" -ge "$nodes" ]; do
     if [ "$SECONDS" -ge "$deadline" ]; then
         echo "of $nodes nodes only $(joined) joined Ray at $RAY_ADDRESS within $START_SECONDS s: see above what ray start says." >&2
