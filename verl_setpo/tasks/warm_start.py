@@ -50,7 +50,7 @@ class WarmStartConfig:
 DEFAULTS = {
     "polynomial": WarmStartConfig(),
     "countdown": WarmStartConfig(steps=800, batch_size=64),
-    "multiplication": WarmStartConfig(steps=1500, batch_size=64, max_new_tokens=96),
+    "multiplication": WarmStartConfig(steps=3000, batch_size=64, max_new_tokens=96),
 }
 
 
