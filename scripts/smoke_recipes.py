@@ -215,7 +215,11 @@ def trained_cases() -> list[Case]:
         Case("set_loo/run_qwen2_5_32b_fsdp.sh", {"METHOD": "gspo"}),
         Case(f"poly_epo/{poly}", {"METHOD": "poly_epo", "JUDGE": "pool"}, judge),
         Case(f"poly_epo/{poly}", {"METHOD": "grpo"}),
-        Case("poly_epo/run_qwen3_4b_polaris_async_fsdp.sh", {"METHOD": "poly_epo", "JUDGE": "answer"}),
+        Case(
+            "poly_epo/run_qwen3_4b_polaris_async_fsdp.sh",
+            {"METHOD": "poly_epo", "JUDGE": "answer", "WEIGHT_TRANSFER": "zmq"},
+            ("ray_kwargs.ray_init.num_gpus=2",),
+        ),
         Case("poly_epo/run_qwen3_1_7b_polynomial_fsdp.sh", {"METHOD": "poly_epo"}),
         Case("poly_epo/run_qwen3_1_7b_multiplication_fsdp.sh", {"METHOD": "poly_epo"}, data="multiplication"),
     ]
@@ -251,7 +255,7 @@ def train(case: Case, inputs: Path, folder: Path) -> str:
         "NNODES": "1",
         "NGPUS_PER_NODE": "1",
         "TRAIN_BATCH_SIZE": "8",
-        "PPO_MINI_BATCH_SIZE": "4" if "async" in case.script else "8",
+        "PPO_MINI_BATCH_SIZE": "8",
         "MAX_PROMPT_LENGTH": "64",
         "MAX_RESPONSE_LENGTH": "32",
         "PPO_MAX_TOKEN_LEN_PER_GPU": "4096",

@@ -50,6 +50,7 @@ ROLLOUT_GPU_MEM_UTIL=${ROLLOUT_GPU_MEM_UTIL:-0.6}
 ROLLOUT_NNODES=${ROLLOUT_NNODES:-1}       # nodes that only generate, on top of NNODES
 ROLLOUT_NGPUS_PER_NODE=${ROLLOUT_NGPUS_PER_NODE:-4}
 MAX_OFF_POLICY=${MAX_OFF_POLICY:-8}       # weights' versions that a rollout may be behind
+WEIGHT_TRANSFER=${WEIGHT_TRANSFER:-nccl}  # verl's checkpoint engine; zmq on the CPU platform
 PARAMETER_SYNC_STEP=$((TRAIN_BATCH_SIZE / PPO_MINI_BATCH_SIZE)) # verl: batch = mini batch x steps between two syncs
 REMOVE_PADDING=${REMOVE_PADDING:-True}    # False on the CPU platform, which has no FlashAttention
 
@@ -193,7 +194,7 @@ ASYNC=(
     data.gen_batch_size=1
     actor_rollout_ref.rollout.nnodes="$ROLLOUT_NNODES"
     actor_rollout_ref.rollout.n_gpus_per_node="$ROLLOUT_NGPUS_PER_NODE"
-    actor_rollout_ref.rollout.checkpoint_engine.backend=nccl
+    actor_rollout_ref.rollout.checkpoint_engine.backend="$WEIGHT_TRANSFER"
     actor_rollout_ref.actor.optim.lr_warmup_steps=-1
 )
 
