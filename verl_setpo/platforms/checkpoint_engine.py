@@ -66,7 +66,7 @@ class ZmqCheckpointEngine(CheckpointEngine):
     def finalize(self) -> None:
         """Close what this transfer opened."""
         for socket in self._sockets:
-            socket.close(linger=0)
+            socket.close()
         self._sockets = []
 
     async def send_weights(
@@ -113,6 +113,8 @@ class ZmqCheckpointEngine(CheckpointEngine):
     def _open(self, kind: int) -> zmq.asyncio.Socket:
         socket = self._context.socket(kind)
         socket.ipv6 = True
+        # verl closes both ends once both are done; after a failure nothing may hold up the end of the process.
+        socket.linger = 0
         # Of messages in waiting, each as large as a bucket.
         socket.sndhwm = socket.rcvhwm = 1
         socket.sndtimeo = socket.rcvtimeo = int(self.timeout_s * 1000)
