@@ -50,7 +50,7 @@ ROLLOUT_TP=${ROLLOUT_TP:-4}
 ROLLOUT_GPU_MEM_UTIL=${ROLLOUT_GPU_MEM_UTIL:-0.5}
 ACTOR_TP=${ACTOR_TP:-4}
 ACTOR_PP=${ACTOR_PP:-1}
-OFFLOAD=${OFFLOAD:-True}               # parameters, gradients and optimizer in the hosts' memory between phases
+OFFLOAD=${OFFLOAD:-True}               # parameters and optimizer in the hosts' memory between phases
 ACTOR_EP=${ACTOR_EP:-8}
 
 NNODES=${NNODES:-2}                      # more than 1: start Ray on all nodes first (recipes/README.md)
@@ -160,7 +160,6 @@ ACTOR=(
     actor_rollout_ref.actor.megatron.tensor_model_parallel_size="$ACTOR_TP"
     actor_rollout_ref.actor.megatron.pipeline_model_parallel_size="$ACTOR_PP"
     actor_rollout_ref.actor.megatron.param_offload="$OFFLOAD"
-    actor_rollout_ref.actor.megatron.grad_offload="$OFFLOAD"
     actor_rollout_ref.actor.megatron.optimizer_offload="$OFFLOAD"
     actor_rollout_ref.actor.megatron.override_transformer_config.recompute_granularity=full
     actor_rollout_ref.actor.megatron.override_transformer_config.recompute_method=uniform

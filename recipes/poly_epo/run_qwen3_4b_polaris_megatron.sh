@@ -49,7 +49,7 @@ ROLLOUT_TP=${ROLLOUT_TP:-1}
 ROLLOUT_GPU_MEM_UTIL=${ROLLOUT_GPU_MEM_UTIL:-0.6}
 ACTOR_TP=${ACTOR_TP:-2}
 ACTOR_PP=${ACTOR_PP:-1}
-OFFLOAD=${OFFLOAD:-False}               # parameters, gradients and optimizer in the hosts' memory between phases
+OFFLOAD=${OFFLOAD:-False}               # parameters and optimizer in the hosts' memory between phases
 
 NNODES=${NNODES:-1}                      # more than 1: start Ray on all nodes first (recipes/README.md)
 NGPUS_PER_NODE=${NGPUS_PER_NODE:-4}
@@ -158,7 +158,6 @@ ACTOR=(
     actor_rollout_ref.actor.megatron.tensor_model_parallel_size="$ACTOR_TP"
     actor_rollout_ref.actor.megatron.pipeline_model_parallel_size="$ACTOR_PP"
     actor_rollout_ref.actor.megatron.param_offload="$OFFLOAD"
-    actor_rollout_ref.actor.megatron.grad_offload="$OFFLOAD"
     actor_rollout_ref.actor.megatron.optimizer_offload="$OFFLOAD"
     actor_rollout_ref.actor.megatron.override_transformer_config.recompute_granularity=full
     actor_rollout_ref.actor.megatron.override_transformer_config.recompute_method=uniform

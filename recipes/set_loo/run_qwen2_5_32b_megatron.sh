@@ -162,7 +162,6 @@ ACTOR=(
     actor_rollout_ref.actor.megatron.tensor_model_parallel_size="$ACTOR_TP"
     actor_rollout_ref.actor.megatron.pipeline_model_parallel_size="$ACTOR_PP"
     actor_rollout_ref.actor.megatron.param_offload="$OFFLOAD"
-    actor_rollout_ref.actor.megatron.grad_offload="$OFFLOAD"
     actor_rollout_ref.actor.megatron.optimizer_offload="$OFFLOAD"
     actor_rollout_ref.actor.megatron.override_transformer_config.recompute_granularity=full
     actor_rollout_ref.actor.megatron.override_transformer_config.recompute_method=uniform
