@@ -3,12 +3,13 @@
     python scripts/bench_reward.py                     about two minutes on two cores
     python scripts/bench_reward.py --out reward.json
 
-Three streams of responses, all different, each graded by all contenders in one run and in turns:
+Three streams of responses, each graded by all contenders in one run and in turns:
 
-- mix: what a policy answers to the published sets, mostly integers, decimals and simple fractions, some right and some
-  wrong; 4 % need algebra.
+- mix: all different, as a policy answers the published sets: mostly integers, decimals and simple fractions, half of
+  them wrong; 4 % need algebra.
 - repeated: the same in groups of 8 rollouts that agree as much as those of a trained policy, so that the cache counts.
-- hard: roots, polynomials, intervals and sets only, which all go to math-verify.
+- hard: what needs algebra only (roots, multiples of pi, polynomials, sets and intervals with roots), which all goes to
+  math-verify.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def easy(rng: random.Random) -> Pair:
         return str(gold), spelling.format(other)
     if kind < 0.8:
         return f"{gold / 100:g}", rng.choice(["{:g}", "{:.3f}"]).format(other / 100)
+    if kind < 0.84:
+        return f"({gold}, {gold + 1})", f"({other},{gold + 1})"
     bottom = rng.randint(2, 60)
     spelling = rng.choice([r"\frac{{{}}}{{{}}}", r"\dfrac{{{}}}{{{}}}", "{}/{}"])
     return rf"\frac{{{gold}}}{{{bottom}}}", spelling.format(other, bottom)
@@ -59,8 +62,8 @@ def hard(rng: random.Random) -> Pair:
         [
             (rf"{a}\sqrt{{{c}}}", rf"\sqrt{{{a * a * d}}}"),
             (rf"{a}x^2-{b}x+{c}", rf"{d}+{a}x^2-{b}x"),
-            (rf"\left[\frac{{{a}}}{{{b}}},{b + c}\right)", rf"[\frac{{{2 * a}}}{{{2 * b}}}, {b + d})"),
-            (rf"\{{{a},{b},{c}\}}", rf"{d}, {b}, {a}"),
+            (rf"\left[\frac{{{a}}}{{{b}}},\sqrt{{{c}}}\right)", rf"[\frac{{{2 * a}}}{{{2 * b}}}, \sqrt{{{d}}})"),
+            (rf"\{{{a},{b},\sqrt{{{c}}}\}}", rf"\sqrt{{{d}}}, {b}, {a}"),
             (rf"\frac{{{a}\pi}}{{{c}}}", rf"\frac{{{a}}}{{{d}}}\pi"),
         ]
     )
