@@ -221,7 +221,11 @@ def trained_cases() -> list[Case]:
             ("ray_kwargs.ray_init.num_gpus=2",),
         ),
         Case("poly_epo/run_qwen3_1_7b_polynomial_fsdp.sh", {"METHOD": "poly_epo"}),
-        Case("poly_epo/run_qwen3_1_7b_multiplication_fsdp.sh", {"METHOD": "poly_epo"}, data="multiplication"),
+        Case(
+            "poly_epo/run_qwen3_1_7b_multiplication_fsdp.sh",
+            {"METHOD": "poly_epo", "MAX_RESPONSE_LENGTH": "128"},
+            data="multiplication",
+        ),
     ]
 
 
@@ -245,7 +249,6 @@ def train(case: Case, inputs: Path, folder: Path) -> str:
 
     folder.mkdir(parents=True)
     variables = {
-        **case.variables,
         "PYTHON": sys.executable,
         "MODEL_PATH": str(inputs / ("model" if case.data == "polynomial" else f"{case.data}-model")),
         "TRAIN_FILES": str(inputs / case.data / "train.parquet"),
@@ -275,6 +278,7 @@ def train(case: Case, inputs: Path, folder: Path) -> str:
         "JUDGE_MAX_PROMPT_TOKENS": "8192",
         "VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl"),
         "HF_HUB_OFFLINE": "1",
+        **case.variables,
     }
     trailing = ["+platform=cpu", f"trainer.total_training_steps={STEPS}", "trainer.val_before_train=False"]
     command = ["bash", str(REPOSITORY / "recipes" / case.script), *trailing, *case.overrides]
@@ -313,11 +317,26 @@ def make_inputs(folder: Path) -> None:
     from tests.signals.vllm_server import save_tiny_judge
 
     cli = [sys.executable, "-m", "verl_setpo.cli", "data"]
-    sizes = ["--train-size", "64", "--test-size", "8"]
-    for task in ("polynomial", "countdown", "multiplication"):
+    # A tiny model learns to multiply in an hour, and 8 products by heart in a minute.
+    sizes = {task: ["--train-size", "64", "--test-size", "8"] for task in ("polynomial", "countdown")}
+    sizes["multiplication"] = ["--train-size", "8", "--test-size", "8", "--digits", "2", "2"]
+    for task in sizes:
         data, model = folder / task, folder / ("model" if task == "polynomial" else f"{task}-model")
-        subprocess.run([*cli, task, "--out", str(data), *sizes], check=True, stdout=subprocess.DEVNULL)
-        tiny = [*cli, "tiny-model", "--task", task, "--data", str(data), "--out", str(model), "--steps", "300"]
+        subprocess.run([*cli, task, "--out", str(data), *sizes[task]], check=True, stdout=subprocess.DEVNULL)
+        tiny = [
+            *cli,
+            "tiny-model",
+            "--task",
+            task,
+            "--data",
+            str(data),
+            "--out",
+            str(model),
+            "--steps",
+            "300",
+            "--target",
+            "0.5",
+        ]
         subprocess.run(tiny, check=True, stdout=subprocess.DEVNULL)
     save_tiny_judge(folder / "judge")
 
