@@ -21,6 +21,7 @@ FIELDS = {
     "answer",
     "length",
     "truncated",
+    "grader_failed",
     "reward",
     "cluster",
     "credit",
@@ -149,3 +150,16 @@ def test_every_line_is_json_also_in_a_step_with_a_nan_reward(queue, tmp_path):
     compute(trainer, [Row("p", s, reward=float("nan") if s else 1.0, pred="7") for s in range(3)])
     for line in (tmp_path / "1.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)
+
+
+def test_responses_that_could_not_be_graded_are_counted_and_marked(queue, tmp_path):
+    """verl shows what a reward function returns beside the score for validation only."""
+    rows = [Row("a", i, reward=0.0, pred="7", extra={"grader_failed": float(i == 2)}) for i in range(4)]
+    result = compute(logging_trainer(tmp_path), rows, pad_to=8)
+    assert result.metrics["set_rl/grader_failed"] == 1
+    assert [line["grader_failed"] for line in read_log(tmp_path)] == [False, False, True, False]
+
+
+def test_a_reward_function_that_says_nothing_of_failures_gets_no_metric_of_them(queue, tmp_path):
+    result = compute(logging_trainer(tmp_path), [Row("a", i, reward=float(i), pred="7") for i in range(2)])
+    assert "set_rl/grader_failed" not in result.metrics

@@ -22,7 +22,7 @@ from verl_setpo.trainer.estimators import Step, min_group_size
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.metrics import StepReport, step_metrics
 from verl_setpo.trainer.rollout_log import rollout_rows, write_rollout_log
-from verl_setpo.trainer.rows import Rows, first_token
+from verl_setpo.trainer.rows import GRADER_FAILED, Rows, first_token
 from verl_setpo.trainer.schedule import AutoCoef, Schedule
 from verl_setpo.trainer.settings import Method, SetRLSettings
 
@@ -202,6 +202,10 @@ class SetAdvantageMixin:
         )
         metrics.update(step_metrics(report))
         metrics.update(self._signal_metrics(step.signal.failures))
+        graded = [rows.reward_says(row, GRADER_FAILED) for members in step.groups.members() for row in members]
+        if any(failed is not None for failed in graded):
+            # verl shows what a reward function returns for validation only.
+            metrics["set_rl/grader_failed"] = float(sum(map(bool, graded)))
         if self.settings.rollout_log:
             extras = rows.log_extras(batch.keys, self.config.data.max_response_length, self.tokenizer.eos_token_id)
             write_rollout_log(

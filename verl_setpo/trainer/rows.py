@@ -12,6 +12,9 @@ from transfer_queue import KVBatchMeta
 from verl_setpo.signals import Rollout, question_of
 from verl_setpo.signals.answer import find_answer
 
+GRADER_FAILED = "grader_failed"
+"""The key under which a reward function says that it could not grade a response, and gave it 0."""
+
 
 class Rows:
     """The columns of one batch that the set estimators need, as padded (B, T) tensors or lists of length B."""
@@ -60,6 +63,10 @@ class Rows:
             reward_extra_info=info,
         )
 
+    def reward_says(self, row: int, field: str) -> Any:
+        """What the reward function returned under `field`, beside the score; None where it did not."""
+        return (self.extra_fields[row].get("reward_extra_info") or {}).get(field)
+
     def log_extras(self, keys: list[str], max_length: int, eos_token_id: int) -> list[dict[str, Any]]:
         extras: list[dict[str, Any]] = []
         for row, (key, tokens) in enumerate(zip(keys, self.responses, strict=True)):
@@ -72,6 +79,7 @@ class Rows:
                     "length": len(tokens),
                     # verl keeps no finish reason: a response that fills the limit and does not end was cut.
                     "truncated": len(tokens) >= max_length and int(tokens[-1]) != eos_token_id,
+                    "grader_failed": bool(self.reward_says(row, GRADER_FAILED)),
                 }
             )
         return extras
