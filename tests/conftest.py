@@ -9,6 +9,10 @@ import pytest
 
 from tests.signals.vllm_server import judge_model, vllm_embeddings, vllm_judge
 
+# Commands print as to a pipe, whatever the terminal of who runs the tests asks for: typer reads these when imported.
+for variable in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
+    os.environ.pop(variable, None)
+
 __all__ = ["judge_model", "ray_logs", "vllm_embeddings", "vllm_judge"]
 
 KEY, KEY_ENV = "sk-canary-29f1c7e04ab8", "VERL_SETPO_TESTS_KEY"

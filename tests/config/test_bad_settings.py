@@ -334,11 +334,11 @@ def test_the_recipes_estimator_is_the_base_unless_the_user_names_one():
     assert check_config(compose_config(*LOO)).base_estimator == "grpo"
 
 
-def test_the_callback_ends_the_process_with_the_sentence():
+def test_the_callback_ends_the_process_with_the_sentence(there):
     """Hydra makes a warning of any other exception of a callback, and the run would start."""
     with pytest.raises(SystemExit, match=r"^verl_setpo: algorithm\.set_rl\.coef: "):
         StartCheck().on_job_start(compose_config(*BAD["negative coef"][0]))
-    StartCheck().on_job_start(compose_config(*LOO))
+    StartCheck().on_job_start(compose_config(*LOO, *there))
 
 
 def test_the_check_changes_nothing_in_the_config():

@@ -11,21 +11,6 @@ from verl_setpo.trainer.inputs_check import check_inputs
 from verl_setpo.trainer.start_check import StartCheck
 
 
-@pytest.fixture
-def there(tmp_path) -> list[str]:
-    """Overrides that name inputs which are there, on the CPU."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
-    (tmp_path / "train.parquet").touch()
-    return [
-        f"data.train_files={tmp_path}/train.parquet",
-        f"data.val_files=['{tmp_path}/train.parquet']",
-        f"actor_rollout_ref.model.path={tmp_path}/model",
-        "trainer.device=cpu",
-    ]
-
-
 @pytest.fixture(autouse=True)
 def no_ray_and_no_hub(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))

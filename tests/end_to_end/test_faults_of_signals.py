@@ -354,14 +354,18 @@ def everything_written(run: Training) -> str:
 
 @pytest.fixture(scope="session")
 def nobody_there(tmp_path_factory) -> Iterator[dict[str, tuple[Training, str]]]:
-    """Both signals, started together, without a model or data: what these lack must not be what the run ends with."""
+    """Both signals, started together, with a model and data that cannot be read: the run must end before it tries."""
     url = f"http://127.0.0.1:{free_port()}/v1"
     folder = tmp_path_factory.mktemp("nobody_there")
+    empty = folder / "empty"
+    for name in ("data/train.parquet", "data/test.parquet", "model/config.json", "model/tokenizer_config.json"):
+        (empty / name).parent.mkdir(parents=True, exist_ok=True)
+        (empty / name).touch()
     keys = {"timeout_s": TIMEOUT_S, "max_retries": 1}
     judge, embedder = signal_keys("judge", url, "judge", **keys), signal_keys("embedding", url, MODEL, **keys)
     runs = {
-        "judge": (Training(folder / "none", folder / "judge", "poly_epo", 2, *judge), url),
-        "embedding": (Training(folder / "none", folder / "embedding", "set_loo", 2, *embedder), url),
+        "judge": (Training(empty, folder / "judge", "poly_epo", 2, *judge), url),
+        "embedding": (Training(empty, folder / "embedding", "set_loo", 2, *embedder), url),
     }
     yield runs
     for run, _ in runs.values():
