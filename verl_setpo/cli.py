@@ -2,6 +2,7 @@
 
 import typer
 
+from verl_setpo.credit.commands import credit
 from verl_setpo.demo.commands import demo
 from verl_setpo.doctor.commands import doctor
 from verl_setpo.evaluation.commands import report
@@ -9,7 +10,7 @@ from verl_setpo.tasks.commands import data
 
 app = typer.Typer(
     name="verl-setpo",
-    help="Set-level RL for verl: make data, check a setup, compare runs, see a demo.",
+    help="Set-level RL for verl: make data, check a setup, try credit, compare runs, see a demo.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -17,6 +18,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.add_typer(demo, name="demo")
 app.add_typer(doctor, name="doctor")
+app.command("credit")(credit)
 app.command("report")(report)
 
 

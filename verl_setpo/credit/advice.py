@@ -1,0 +1,165 @@
+"""What of the figures a user should act on before a run, each in one sentence with what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from verl_setpo.credit.figures import Figures
+from verl_setpo.credit.methods import Choice
+from verl_setpo.credit.sweep import Sweep
+from verl_setpo.trainer.schedule import AutoCoef
+
+MUCH, LITTLE = 0.5, 0.02
+"""Credit shares above which diversity outweighs correctness, and below which it changes next to nothing."""
+TARGET_SHARE = 0.3
+"""The share that a coef is suggested for; README.md calls it a place to start."""
+MAX_COEF = 100.0
+
+
+@dataclass(frozen=True)
+class Warned:
+    """kind: a word for scripts. estimator: None where it is about the rollouts alone. count: prompts or rollouts."""
+
+    kind: str
+    estimator: str | None
+    count: int
+    message: str
+
+
+def coef_for(choice: Choice, figures: Figures, coef: float | None) -> float | None:
+    """The coef that gives `TARGET_SHARE` on these rollouts, as `coef=auto` finds it; None where none does."""
+    if not coef or not figures.credit_size or not figures.rest_size:
+        return None
+    found = AutoCoef(TARGET_SHARE, MAX_COEF).update(figures.credit_size / coef, figures.rest_size)
+    return found if found < MAX_COEF else None
+
+
+def of_rollouts(prompts: int, dead: int, failed: int, cause: str) -> Iterator[Warned]:
+    """Warnings about the rollouts themselves.
+
+    Args:
+        dead: prompts with one reward and one strategy. failed: prompts without a signal; cause: of the first of them.
+    """
+    if dead:
+        yield Warned(
+            "no_signal",
+            None,
+            dead,
+            f"{dead} of {prompts} prompts have one reward and one strategy throughout, and teach nothing under any "
+            "method: use harder or other prompts, more rollouts, or a higher temperature.",
+        )
+    if failed:
+        yield Warned(
+            "signal_failed",
+            None,
+            failed,
+            f"{failed} of {prompts} prompts have no signal and keep their base advantage ({cause[:200]}): mend the "
+            "signal, or name another with --signal.",
+        )
+
+
+def of_estimator(choice: Choice, figures: Figures, coef: float | None, set_size: int | None) -> Iterator[Warned]:
+    """Warnings about one estimator. coef, set_size: in force, None for an estimator without one."""
+    if choice.group is None:
+        return
+    name, weaker = choice.name, _weaker(choice, set_size)
+
+    def warned(kind: str, count: int, message: str) -> Warned:
+        return Warned(kind, name, count, f"{name}: {message}")
+
+    if figures.vanished_prompts:
+        yield warned(
+            "vanished",
+            figures.vanished_prompts,
+            f"in {figures.vanished_prompts} of {figures.prompts} prompts every advantage is 0 though the rewards "
+            f"differ: try {'another --set-size (--sweep-set-size)' if choice.by_set_size else 'another --coef'}.",
+        )
+    if figures.inverted_prompts:
+        yield warned(
+            "inverted",
+            figures.inverted_prompts,
+            f"in {figures.inverted_prompts} of {figures.mixed_prompts} prompts with correct and wrong rollouts the "
+            f"wrong ones get more than the correct ones: {weaker}.",
+        )
+    if figures.correct_negative_mixed or figures.wrong_positive:
+        against = figures.correct_negative + figures.wrong_positive
+        yield warned(
+            "against_reward",
+            against,
+            f"{figures.correct_negative} of {figures.correct} correct rollouts have a negative advantage and "
+            f"{figures.wrong_positive} of {figures.wrong} wrong ones a positive one "
+            f"({figures.correct_negative_mixed} and {figures.wrong_positive_mixed} beside rollouts of the other kind), "
+            f"for being common or rare: if that is too many, {weaker}.",
+        )
+    yield from _of_share(choice, figures, coef, weaker)
+    if figures.too_small:
+        size = "the method" if set_size is None else f"--set-size {set_size}"
+        yield warned(
+            "too_small",
+            figures.too_small,
+            f"{figures.too_small} of {figures.prompts} prompts have too few rollouts for {size} and keep their base "
+            f"advantage: generate more rollouts{'' if set_size is None else ', or lower --set-size'}.",
+        )
+    if figures.left_out:
+        yield warned(
+            "left_out",
+            figures.left_out,
+            f"{figures.left_out} of {figures.rollouts} rollouts are in no drawn set and get no advantage: raise "
+            "--num-sets, or leave it out.",
+        )
+
+
+def _of_share(choice: Choice, figures: Figures, coef: float | None, weaker: str) -> Iterator[Warned]:
+    share, better = figures.credit_share, coef_for(choice, figures, coef)
+    hint = "" if better is None else f", such as to {better:.2g} for a share of {TARGET_SHARE} on these rollouts"
+    # Of another objective the credit is all that sets it apart from the mean reward, correctness included.
+    if share > MUCH and (choice.by_coef or choice.group == "poly_epo"):
+        yield Warned(
+            "outweighs",
+            choice.name,
+            figures.prompts,
+            f"{choice.name}: diversity outweighs correctness, with a credit share of {share:.2f}: {weaker}{hint}.",
+        )
+    elif share < LITTLE and figures.size > 0 and choice.by_coef:
+        yield Warned(
+            "changes_nothing",
+            choice.name,
+            figures.prompts,
+            f"{choice.name}: --coef {coef:g} changes next to nothing, with a credit share of {share:.3f}: "
+            f"raise --coef{hint}.",
+        )
+
+
+def _weaker(choice: Choice, set_size: int | None) -> str:
+    """What brings the method closer to its base."""
+    if choice.by_coef:
+        return "lower --coef"
+    if set_size is not None and set_size > 2:
+        return "lower --set-size, towards GRPO"
+    return "no smaller --set-size is left, so choose another method, such as set_loo or --objective coverage"
+
+
+def of_sweep(swept: Sweep) -> Iterator[Warned]:
+    """Warnings about what a key does over its values."""
+    name, option = swept.choice.name, f"--{swept.key.replace('_', '-')}"
+    flips = [(figures.flips, value) for figures, value in zip(swept.figures, swept.values, strict=True)]
+    most, where = max(flips)
+    if most:
+        yield Warned(
+            "sign_flips",
+            name,
+            most,
+            f"{name}: from {option} {swept.values[0]:g} to {where:g}, {most} of {swept.figures[0].rollouts} rollouts "
+            f"change the sign of their advantage: choose {option} by what each does to correct and wrong rollouts.",
+        )
+    gone = [f"{v:g}" for f, v in zip(swept.figures, swept.values, strict=True) if f.vanished_prompts]
+    if gone:
+        most = max(figures.vanished_prompts for figures in swept.figures)
+        yield Warned(
+            "vanished_in_sweep",
+            name,
+            most,
+            f"{name}: at {option} {', '.join(gone)} {'a prompt has' if most == 1 else f'up to {most} prompts have'} "
+            f"advantages of 0 throughout though rewards differ: choose another {option}.",
+        )

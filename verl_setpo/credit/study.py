@@ -1,0 +1,211 @@
+"""From a file and what is asked about it to everything that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verl_setpo.credit import advice
+from verl_setpo.credit.chunks import Chunk, chunks_of, one_strategy
+from verl_setpo.credit.figures import Figures, figures_of
+from verl_setpo.credit.methods import DEFAULTS, Choice, check, choices_of
+from verl_setpo.credit.reading import Source, pick_file, read_source
+from verl_setpo.credit.signal import (
+    CLUSTERS,
+    Tokenize,
+    blank,
+    check_signal,
+    choose_signal,
+    collect,
+    needs_text,
+    parse_keys,
+    words,
+)
+from verl_setpo.credit.sweep import Sweep, choices_over, parse_values, sweep
+from verl_setpo.credit.telling import Prompts
+from verl_setpo.credit.trainer import Bench, Credited
+from verl_setpo.evaluation.text import printable
+from verl_setpo.signals import SignalBatch, signal_class
+from verl_setpo.signals.store.signal import StoreSignal
+
+UNIT_RANGE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command's options. keys: those of `algorithm.set_rl` that were given. signal: None to go by the file."""
+
+    path: Path
+    estimators: list[str] | None = None
+    objectives: list[str] = field(default_factory=list)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    signal: str | None = None
+    signal_arguments: list[str] = field(default_factory=list)
+    tokenizer: str | None = None
+    step: int | None = None
+    limit: int | None = None
+    sweep_set_size: str | None = None
+    sweep_coef: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found. results: each choice with what it gives each chunk; figures: one a choice."""
+
+    source: Source
+    signal: str
+    signal_keys: dict[str, Any]
+    signal_text: str
+    notes: list[str]
+    results: list[tuple[Choice, list[Credited]]]
+    figures: list[Figures]
+    sweeps: list[Sweep]
+    prompts: Prompts
+    warned: list[advice.Warned]
+
+    def find_prompt(self, which: str) -> int:
+        """The number of a prompt by its uid or its number. Raises ValueError where there is none."""
+        for group in self.source.groups:
+            if group.uid == which:
+                return group.number
+        if which.isascii() and which.isdigit() and len(which) < 19 and int(which) in self.prompts.numbers:
+            return int(which)
+        last = self.prompts.numbers[-1]
+        raise ValueError(f"--prompt {which[:80]} is neither a uid of the file nor a number from 0 to {last}: give one.")
+
+
+def study(asked: Asked) -> Study:
+    """Read, ask the signal, and compute.
+
+    Raises:
+        ValueError: one sentence for what cannot be done, before anything is paid for where that can be known.
+    """
+    keys = parse_keys(asked.signal_arguments)
+    named = asked.signal if asked.signal is not None or "field" not in keys else "answer"
+    if named not in (None, CLUSTERS):
+        signal_class(named)
+    source = read_source(
+        pick_file(asked.path, asked.step),
+        lambda layout: needs_text(named, layout.cluster is not None, layout.answer is not None),
+        extra=keys.get("field"),
+        limit=asked.limit,
+    )
+    signal = named or choose_signal(source)
+    check_signal(signal, keys, source)
+    # The file's clusters stand where a run asks a judge or compares answers.
+    signal_keys = {"name": "answer"} if signal == CLUSTERS else {**keys, "name": signal}
+    provides = signal_class(str(signal_keys["name"])).provides
+
+    names, notes = asked.estimators, []
+    if names is None:
+        names = [name for name in DEFAULTS if provides == "clusters" or name in ("set_loo", "grpo")]
+        if asked.estimators is None and provides == "kernel":
+            notes.append(f"{signal} gives similarities, so poly_epo and grpo_div, which need clusters, are left out")
+        if asked.objectives and provides == "kernel":
+            names = ["grpo"] if not set(asked.keys) & {"coef", "shaping"} and not asked.sweep_coef else names
+    choices = choices_of(names, asked.objectives, asked.keys)
+    rows = _sweeps_of(asked, choices)
+    chunks = chunks_of(source.groups)
+    _rehearse(chunks, [*choices, *(choice for row, _ in rows for choice in row)], signal, provides, signal_keys)
+
+    tokenize = words() if signal == "ngram" and asked.tokenizer is None else _tokenizer(asked.tokenizer)
+    batches = collect(signal, keys, chunks, tokenize)
+    failed, cause = _failures(batches)
+    if failed == len(source.groups):
+        raise ValueError(f"The signal {signal} has nothing to say of any prompt ({cause}): name another with --signal.")
+
+    bench = Bench(chunks, batches, signal_keys)
+    low, high = asked.keys.get("reward_range", UNIT_RANGE)
+    results = [(choice, bench.credit(choice)) for choice in choices]
+    figures = [figures_of(chunks, credited, (low, high)) for _, credited in results]
+    sweeps = [sweep(bench, row, key, (low, high)) for row, key in rows]
+    return Study(
+        source=source,
+        signal=signal,
+        signal_keys=keys,
+        signal_text=_in_words(signal, keys, asked.tokenizer),
+        notes=notes,
+        results=results,
+        figures=figures,
+        sweeps=sweeps,
+        prompts=Prompts(chunks, batches, results, (low, high), own_clusters=signal == CLUSTERS),
+        warned=_warned(chunks, batches, results, figures, sweeps, failed, cause),
+    )
+
+
+def _sweeps_of(asked: Asked, choices: Sequence[Choice]) -> list[tuple[list[Choice], str]]:
+    rows = []
+    for key, text in (("set_size", asked.sweep_set_size), ("coef", asked.sweep_coef)):
+        if text is not None:
+            values = parse_values(text, f"--sweep-{key.replace('_', '-')}", whole=key == "set_size")
+            rows += [(row, key) for row in choices_over(choices, key, values)]
+    return rows
+
+
+def _rehearse(
+    chunks: Sequence[Chunk], choices: Sequence[Choice], signal: str, provides: str, signal_keys: dict[str, Any]
+) -> None:
+    """What would stop a run at its start; where calls are to be paid for, also what would in its first step."""
+    largest = max(chunk.size for chunk in chunks)
+    for choice in choices:
+        if choice.group is not None:
+            check(choice, largest, signal_keys)
+    if signal != CLUSTERS and issubclass(signal_class(signal), StoreSignal):
+        bench = Bench(chunks, [blank(chunk, provides) for chunk in chunks], signal_keys)
+        for choice in choices:
+            bench.credit(choice)
+
+
+def _tokenizer(name: str | None) -> Tokenize:
+    """A model's tokenizer; None: no tokens, for signals that look at none."""
+    if name is None:
+        return lambda text: []
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the library raises many kinds
+        raise ValueError(
+            f"--tokenizer {printable(name)} cannot be loaded ({type(error).__name__}): name a model's folder."
+        ) from None
+    return lambda text: tokenizer.encode(text, add_special_tokens=False)
+
+
+def _failures(batches: Sequence[SignalBatch]) -> tuple[int, str]:
+    """How many prompts have no signal, and the first cause."""
+    causes = [cause for batch in batches for cause in batch.failures if cause is not None]
+    return len(causes), printable(causes[0])[:300] if causes else ""
+
+
+def _in_words(signal: str, keys: Mapping[str, Any], tokenizer: str | None) -> str:
+    if signal == CLUSTERS:
+        return "clusters of the file"
+    if signal == "ngram" and tokenizer is None:
+        return "ngram, of words and marks (a run's are of the model's tokens: --tokenizer)"
+    # Not base_url and the like, which may hold a key.
+    shown = [f"{key}={keys[key]}" for key in ("equal", "field", "n", "model", "part") if key in keys]
+    return ", ".join([signal, *shown])
+
+
+def _warned(
+    chunks: Sequence[Chunk],
+    batches: Sequence[SignalBatch],
+    results: Sequence[tuple[Choice, list[Credited]]],
+    figures: Sequence[Figures],
+    sweeps: Sequence[Sweep],
+    failed: int,
+    cause: str,
+) -> list[advice.Warned]:
+    dead = prompts = 0
+    for chunk, batch in zip(chunks, batches, strict=True):
+        one_reward_P = chunk.rewards_PN.amax(-1) == chunk.rewards_PN.amin(-1)
+        dead += int((one_reward_P & one_strategy(batch)).sum())
+        prompts += len(chunk.groups)
+    warned = list(advice.of_rollouts(prompts, dead, failed, cause))
+    for (choice, credited), one in zip(results, figures, strict=True):
+        warned += advice.of_estimator(choice, one, credited[0].coef, credited[0].set_size)
+    for swept in sweeps:
+        warned += advice.of_sweep(swept)
+    return warned
