@@ -23,6 +23,7 @@ from verl_setpo.tasks.countdown_solutions import solutions
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), max_size=5))
+@settings(deadline=None)
 def test_mean_at_n_of_flags_is_pass_at_1_and_solved_is_pass_at_n(correct: list[list[bool]]) -> None:
     n, c = [len(flags) for flags in correct], [sum(flags) for flags in correct]
     np.testing.assert_allclose(mean_at_n(correct), pass_at_k(n, c, 1), atol=1e-15)

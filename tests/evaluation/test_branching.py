@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_setpo.evaluation import branches_by_position, parting_position
@@ -14,6 +14,7 @@ GROUPS = st.lists(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=6),
 
 
 @given(GROUPS, st.none() | st.integers(1, 9))
+@settings(deadline=None)
 def test_counts_the_different_beginnings(groups: list[list[list[int]]], num_positions: int | None) -> None:
     longest = max((len(ids) for group in groups for ids in group), default=0)
     positions = range(1, (longest if num_positions is None else num_positions) + 1)

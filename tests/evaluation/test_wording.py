@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_setpo.evaluation import distinct_n, self_bleu
@@ -17,6 +17,7 @@ GROUPS = st.lists(st.lists(st.integers(0, 3), max_size=8), max_size=6)
 
 
 @given(GROUPS, st.integers(1, 4))
+@settings(deadline=None)
 def test_distinct_n_is_the_share_of_different_n_grams(group: list[list[int]], n: int) -> None:
     grams = [tuple(tokens[i : i + n]) for tokens in group for i in range(len(tokens) - n + 1)]
     found = distinct_n(group, n)
@@ -50,6 +51,7 @@ def bleu(tokens: list[int], references: list[list[int]], max_order: int) -> floa
 
 
 @given(GROUPS, st.integers(1, 5))
+@settings(deadline=None)
 def test_self_bleu_is_the_mean_bleu_against_all_others(group: list[list[int]], max_order: int) -> None:
     found = self_bleu(group, max_order)
     if len(group) < 2:
@@ -76,6 +78,7 @@ def test_self_bleu_is_sacrebleus(texts: list[str], max_order: int, sacrebleus: f
 
 
 @given(st.lists(st.integers(0, 3), max_size=6), st.integers(2, 5))
+@settings(deadline=None)
 def test_equal_responses_score_1_and_those_without_a_common_word_0(tokens: list[int], count: int) -> None:
     assert self_bleu([tokens] * count) == pytest.approx(1.0)
     assert self_bleu([[i] * 5 for i in range(count)]) == 0.0

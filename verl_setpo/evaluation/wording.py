@@ -88,7 +88,8 @@ def _matched(counts_N: Sequence[Counter[tuple[str | int, ...]]]) -> list[int]:
 
 def _bleu(length: int, lengths: Counter[int], matched: Sequence[int], totals: Sequence[int]) -> float:
     """BLEU of a response of this length, given the lengths of all responses, itself included."""
-    reference = min((other for other in lengths if other != length or lengths[length] > 1), key=_nearness(length))
+    others = [other for other in lengths if other != length or lengths[length] > 1]
+    reference = min(others, key=lambda other: (abs(other - length), other))
     if length == 0:
         return float(reference == 0)
     if matched[0] == 0:
@@ -102,10 +103,6 @@ def _bleu(length: int, lengths: Counter[int], matched: Sequence[int], totals: Se
         logs.append(math.log(match / total) if match else -math.log(halving * total))
     brevity = min(0.0, 1 - reference / length)
     return math.exp(brevity + math.fsum(logs) / len(logs))
-
-
-def _nearness(length: int) -> Any:
-    return lambda other: (abs(other - length), other)
 
 
 def _ngrams(tokens: Tokens, n: int) -> Iterator[tuple[str | int, ...]]:
