@@ -12,6 +12,8 @@ from verl_setpo.trainer.schedule import AutoCoef
 
 MUCH, LITTLE = 0.5, 0.02
 """Credit shares above which diversity outweighs correctness, and below which it changes next to nothing."""
+FEW_FLIPS = 0.01
+"""Share of rollouts below which the table alone tells of changed signs."""
 TARGET_SHARE = 0.3
 """The share that a coef is suggested for; README.md calls it a place to start."""
 MAX_COEF = 100.0
@@ -69,11 +71,14 @@ def of_estimator(choice: Choice, figures: Figures, coef: float | None, set_size:
         return Warned(kind, name, count, f"{name}: {message}")
 
     if figures.vanished_prompts:
+        cure = f"try another {'--set-size (--sweep-set-size)' if choice.by_set_size else '--coef'}"
+        if figures.vanished_alike == figures.vanished_prompts:
+            cure = "their rollouts are all of one strategy, so add --no-zero-single-cluster, or check the signal"
         yield warned(
             "vanished",
             figures.vanished_prompts,
             f"in {figures.vanished_prompts} of {figures.prompts} prompts every advantage is 0 though the rewards "
-            f"differ: try {'another --set-size (--sweep-set-size)' if choice.by_set_size else 'another --coef'}.",
+            f"differ: {cure}.",
         )
     if figures.inverted_prompts:
         yield warned(
@@ -82,15 +87,22 @@ def of_estimator(choice: Choice, figures: Figures, coef: float | None, set_size:
             f"in {figures.inverted_prompts} of {figures.mixed_prompts} prompts with correct and wrong rollouts the "
             f"wrong ones get more than the correct ones: {weaker}.",
         )
-    if figures.correct_negative_mixed or figures.wrong_positive:
-        against = figures.correct_negative + figures.wrong_positive
+    against = figures.correct_negative_mixed + figures.wrong_positive_mixed
+    if against:
         yield warned(
             "against_reward",
             against,
-            f"{figures.correct_negative} of {figures.correct} correct rollouts have a negative advantage and "
-            f"{figures.wrong_positive} of {figures.wrong} wrong ones a positive one "
-            f"({figures.correct_negative_mixed} and {figures.wrong_positive_mixed} beside rollouts of the other kind), "
-            f"for being common or rare: if that is too many, {weaker}.",
+            f"in prompts with correct and wrong rollouts, {figures.correct_negative_mixed} correct ones have a "
+            f"negative advantage, for being common, and {figures.wrong_positive_mixed} wrong ones a positive one, for "
+            f"being rare: if that is too many, {weaker}.",
+        )
+    if figures.paid_wrong and choice.by_coef:
+        yield warned(
+            "paid_for_being_wrong",
+            figures.paid_wrong,
+            f"{figures.paid_wrong} of {figures.wrong} wrong rollouts have a positive advantage in prompts without any "
+            "correct one, for being rare, at whatever coef: if that is unwanted, drop such prompts in the run "
+            "(algorithm.filter_groups), or take poly_epo.",
         )
     yield from _of_share(choice, figures, coef, weaker)
     if figures.too_small:
@@ -126,7 +138,7 @@ def _of_share(choice: Choice, figures: Figures, coef: float | None, weaker: str)
             "changes_nothing",
             choice.name,
             figures.prompts,
-            f"{choice.name}: --coef {coef:g} changes next to nothing, with a credit share of {share:.3f}: "
+            f"{choice.name}: --coef {coef:g} changes next to nothing, with a credit share of {share:.2g}: "
             f"raise --coef{hint}.",
         )
 
@@ -145,7 +157,7 @@ def of_sweep(swept: Sweep) -> Iterator[Warned]:
     name, option = swept.choice.name, f"--{swept.key.replace('_', '-')}"
     flips = [(figures.flips, value) for figures, value in zip(swept.figures, swept.values, strict=True)]
     most, where = max(flips)
-    if most:
+    if most >= FEW_FLIPS * swept.figures[0].rollouts:
         yield Warned(
             "sign_flips",
             name,

@@ -42,6 +42,11 @@ def chunks_of(groups: Sequence[Group], most_entries: int = MOST_KERNEL_ENTRIES) 
     return chunks
 
 
+def one_reward(chunk: Chunk) -> torch.Tensor:
+    """(P,) True for prompts whose rollouts all have one reward."""
+    return chunk.rewards_PN.amax(-1) == chunk.rewards_PN.amin(-1)
+
+
 def one_strategy(signal: SignalBatch) -> torch.Tensor:
     """(P,) True for prompts whose rollouts are all alike: one cluster, or all degenerate; under a kernel, all 1."""
     failed_P = torch.tensor([cause is not None for cause in signal.failures], dtype=torch.bool)

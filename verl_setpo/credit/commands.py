@@ -129,10 +129,7 @@ def _print(console: Any, found: Study, chosen: list[int], whole: bool) -> None:
         console.print()
         console.print(tables.sweep_table(swept))
     console.print()
-    console.print(
-        "correct < 0, wrong > 0: of the correct and wrong rollouts. inverted: of the prompts with both, where"
-    )
-    console.print("the wrong ones get more. !: a sign against the reward in such a prompt.")
+    console.print(tables.LEGEND, markup=False)
     for choice, _ in found.results:
         line = choice.overrides(found.signal, found.signal_keys)
         console.print(f"{tables.cut(choice.name, 30)} in a run: {tables.cut(line, 300)}", markup=False)

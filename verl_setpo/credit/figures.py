@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from verl_setpo.credit.chunks import Chunk
-from verl_setpo.credit.trainer import Credited
+from verl_setpo.credit.chunks import Chunk, one_reward
+from verl_setpo.credit.trainer import Bench, Credited
 
 CORRECT_ABOVE = 0.5
 """Of the reward in [0, 1]: the default of `algorithm.set_rl.correct_threshold`."""
@@ -19,9 +19,11 @@ class Figures:
     """Counts and sums; `a + b` are those of both.
 
     size: sum of |advantage|. credit_size, rest_size: sums of |credit| and |advantage - credit| over the prompts that
-    the estimator could use. zero_prompts: every advantage is 0; vanished_prompts: of those, where rewards differ.
+    the estimator could use. zero_prompts: every advantage is 0; vanished_prompts: of those, where rewards differ;
+    vanished_alike: of those, where the rollouts are of one strategy.
     correct_negative, wrong_positive: rollouts whose advantage contradicts their reward; ..._mixed: those of them in
-    prompts with both correct and wrong rollouts. inverted_prompts: of mixed_prompts, where the wrong rollouts' mean
+    prompts with both correct and wrong rollouts. paid_wrong: wrong rollouts above 0 where all have one reward.
+    inverted_prompts: of mixed_prompts, where the wrong rollouts' mean
     advantage is above the correct ones'. too_small, failed: prompts on their base advantage, for want of rollouts or of
     a signal. left_out: rollouts in no drawn set. flips: rollouts whose sign is opposite to that in another result.
     """
@@ -33,12 +35,14 @@ class Figures:
     rest_size: float = 0.0
     zero_prompts: int = 0
     vanished_prompts: int = 0
+    vanished_alike: int = 0
     correct: int = 0
     wrong: int = 0
     correct_negative: int = 0
     wrong_positive: int = 0
     correct_negative_mixed: int = 0
     wrong_positive_mixed: int = 0
+    paid_wrong: int = 0
     mixed_prompts: int = 0
     inverted_prompts: int = 0
     too_small: int = 0
@@ -99,29 +103,35 @@ def signs_of(chunk: Chunk, advantage_PN: torch.Tensor, correct_PN: torch.Tensor)
         zero_P=zero_P,
         mixed_P=mixed_P,
         inverted_P=mixed_P & (correct_mean_P < wrong_mean_P),
-        vanished_P=zero_P & (chunk.rewards_PN.amax(-1) > chunk.rewards_PN.amin(-1)),
+        vanished_P=zero_P & ~one_reward(chunk),
     )
 
 
 def figures_of(
-    chunks: Sequence[Chunk],
+    bench: Bench,
     credited: Sequence[Credited],
     reward_range: tuple[float, float],
     first: Sequence[Credited] | None = None,
 ) -> Figures:
-    """The figures of one estimator over all chunks.
+    """The figures of one estimator over all chunks of the bench.
 
     Args:
         first: another result on the same chunks, to count opposite signs against.
     """
     total = Figures()
-    for place, (chunk, given) in enumerate(zip(chunks, credited, strict=True)):
+    for place, (chunk, given) in enumerate(zip(bench.chunks, credited, strict=True)):
         other_PN = None if first is None else first[place].advantage_PN
-        total += _of_chunk(chunk, given, correct_of(chunk, reward_range), other_PN)
+        total += _of_chunk(chunk, given, correct_of(chunk, reward_range), bench.alike[place], other_PN)
     return total
 
 
-def _of_chunk(chunk: Chunk, given: Credited, correct_PN: torch.Tensor, other_PN: torch.Tensor | None) -> Figures:
+def _of_chunk(
+    chunk: Chunk,
+    given: Credited,
+    correct_PN: torch.Tensor,
+    alike_P: torch.Tensor,
+    other_PN: torch.Tensor | None,
+) -> Figures:
     signs = signs_of(chunk, given.advantage_PN, correct_PN)
     advantage_PN, credit_PN = given.advantage_PN.double(), given.credit_PN.double()
     mixed_PN = signs.mixed_P[:, None]
@@ -134,12 +144,14 @@ def _of_chunk(chunk: Chunk, given: Credited, correct_PN: torch.Tensor, other_PN:
         rest_size=(usable[0] - usable[1]).abs().sum().item(),
         zero_prompts=_count(signs.zero_P),
         vanished_prompts=_count(signs.vanished_P & given.usable_P),
+        vanished_alike=_count(signs.vanished_P & given.usable_P & alike_P),
         correct=_count(correct_PN),
         wrong=_count(~correct_PN),
         correct_negative=_count(signs.against_PN & correct_PN),
         wrong_positive=_count(signs.against_PN & ~correct_PN),
         correct_negative_mixed=_count(signs.against_PN & correct_PN & mixed_PN),
         wrong_positive_mixed=_count(signs.against_PN & ~correct_PN & mixed_PN),
+        paid_wrong=_count(signs.against_PN & ~correct_PN & one_reward(chunk)[:, None]),
         mixed_prompts=_count(signs.mixed_P),
         inverted_prompts=_count(signs.inverted_P),
         too_small=_count(~given.usable_P & ~given.failed_P),

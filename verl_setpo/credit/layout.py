@@ -21,6 +21,8 @@ from verl_setpo.evaluation.text import printable
 from verl_setpo.signals.answer import find_answer
 
 DEGENERATE = "-1"
+LARGEST = 1e30
+"""Of a reward; beyond it float32, in which verl keeps rewards, has no room for sums."""
 SHOWN_CHARS = 300
 """Of a text that is kept only to be shown."""
 
@@ -177,7 +179,7 @@ def _number(value: Any, column: str, text_numbers: bool) -> float:
         number = float(value) if isinstance(value, bool | int | float) else math.nan
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         raise BrokenLineError(f"{column} is not a finite number")
     return number
 

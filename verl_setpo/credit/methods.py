@@ -17,6 +17,8 @@ BASES = {"grpo": True, "grpo_no_std": False}
 GROUPS = ("set_loo", "poly_epo", "pass_at_n", "grpo_div")
 NAMES = (*GROUPS, *BASES)
 DEFAULTS = ("set_loo", "poly_epo", "grpo_div", "grpo")
+NEED_CLUSTERS = ("poly_epo", "grpo_div")
+"""Of the defaults: those that a signal of similarities is not enough for."""
 OF_COEF = ("set_loo", "grpo_div")
 
 _OF_SETS = ("set_size", "num_sets", "reward_range", "seed")
@@ -54,7 +56,7 @@ class Choice:
             return f"algorithm.adv_estimator=grpo algorithm.norm_adv_by_std_in_grpo={BASES[self.name]}"
         words = [f"+set_rl={self.group}"]
         if signal in ("judge", "embedding"):
-            words.append(f"+set_rl/signal={signal}")
+            words.append(f"+set_rl/signal={signal}{'_local' if signal_keys.get('kind') == 'local' else ''}")
         elif signal not in ("clusters", "ngram" if self.group == "set_loo" else "answer"):
             words.append(f"algorithm.set_rl.signal.name={signal}")
         words += [f"algorithm.set_rl.{key}={_word(value)}" for key, value in self.keys.items()]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from verl_setpo.credit import advice
-from verl_setpo.credit.chunks import Chunk, chunks_of, one_strategy
+from verl_setpo.credit.chunks import Chunk, chunks_of, one_reward
 from verl_setpo.credit.figures import Figures, figures_of
-from verl_setpo.credit.methods import DEFAULTS, Choice, check, choices_of
+from verl_setpo.credit.methods import DEFAULTS, NEED_CLUSTERS, Choice, check, choices_of
 from verl_setpo.credit.reading import Source, pick_file, read_source
 from verl_setpo.credit.signal import (
     CLUSTERS,
@@ -99,12 +99,10 @@ def study(asked: Asked) -> Study:
     provides = signal_class(str(signal_keys["name"])).provides
 
     names, notes = asked.estimators, []
-    if names is None:
-        names = [name for name in DEFAULTS if provides == "clusters" or name in ("set_loo", "grpo")]
-        if asked.estimators is None and provides == "kernel":
-            notes.append(f"{signal} gives similarities, so poly_epo and grpo_div, which need clusters, are left out")
-        if asked.objectives and provides == "kernel":
-            names = ["grpo"] if not set(asked.keys) & {"coef", "shaping"} and not asked.sweep_coef else names
+    if names is None and provides == "kernel":
+        names = [name for name in DEFAULTS if name not in NEED_CLUSTERS]
+        notes.append(f"{signal} gives no clusters, so {' and '.join(NEED_CLUSTERS)}, which need them, are left out")
+    names = list(DEFAULTS) if names is None else names
     choices = choices_of(names, asked.objectives, asked.keys)
     rows = _sweeps_of(asked, choices)
     chunks = chunks_of(source.groups)
@@ -119,7 +117,7 @@ def study(asked: Asked) -> Study:
     bench = Bench(chunks, batches, signal_keys)
     low, high = asked.keys.get("reward_range", UNIT_RANGE)
     results = [(choice, bench.credit(choice)) for choice in choices]
-    figures = [figures_of(chunks, credited, (low, high)) for _, credited in results]
+    figures = [figures_of(bench, credited, (low, high)) for _, credited in results]
     sweeps = [sweep(bench, row, key, (low, high)) for row, key in rows]
     return Study(
         source=source,
@@ -131,7 +129,7 @@ def study(asked: Asked) -> Study:
         figures=figures,
         sweeps=sweeps,
         prompts=Prompts(chunks, batches, results, (low, high), own_clusters=signal == CLUSTERS),
-        warned=_warned(chunks, batches, results, figures, sweeps, failed, cause),
+        warned=_warned(bench, results, figures, sweeps, failed, cause),
     )
 
 
@@ -190,8 +188,7 @@ def _in_words(signal: str, keys: Mapping[str, Any], tokenizer: str | None) -> st
 
 
 def _warned(
-    chunks: Sequence[Chunk],
-    batches: Sequence[SignalBatch],
+    bench: Bench,
     results: Sequence[tuple[Choice, list[Credited]]],
     figures: Sequence[Figures],
     sweeps: Sequence[Sweep],
@@ -199,9 +196,8 @@ def _warned(
     cause: str,
 ) -> list[advice.Warned]:
     dead = prompts = 0
-    for chunk, batch in zip(chunks, batches, strict=True):
-        one_reward_P = chunk.rewards_PN.amax(-1) == chunk.rewards_PN.amin(-1)
-        dead += int((one_reward_P & one_strategy(batch)).sum())
+    for chunk, alike_P in zip(bench.chunks, bench.alike, strict=True):
+        dead += int((one_reward(chunk) & alike_P).sum())
         prompts += len(chunk.groups)
     warned = list(advice.of_rollouts(prompts, dead, failed, cause))
     for (choice, credited), one in zip(results, figures, strict=True):

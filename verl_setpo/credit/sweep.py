@@ -64,5 +64,5 @@ def sweep(bench: Bench, row: Sequence[Choice], key: str, reward_range: tuple[flo
     first = bench.credit(row[0])
     for place, choice in enumerate(row):
         credited = bench.credit(choice) if place else first
-        figures.append(figures_of(bench.chunks, credited, reward_range, first))
+        figures.append(figures_of(bench, credited, reward_range, first))
     return Sweep(row[0], key, [choice.keys[key] for choice in row], figures)

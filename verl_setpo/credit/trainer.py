@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 
-from verl_setpo.credit.chunks import Chunk
+from verl_setpo.credit.chunks import Chunk, one_strategy
 from verl_setpo.credit.methods import BASES, Choice, check
 from verl_setpo.signals import Rollout, Signal, SignalBatch
 from verl_setpo.trainer.advantages import SetAdvantageMixin
@@ -110,6 +110,7 @@ class Bench:
     def __init__(self, chunks: Sequence[Chunk], signals: Sequence[SignalBatch], signal_keys: dict[str, Any]) -> None:
         """signal_keys: name and keys of the signal as a run would have them, for its checks."""
         self.chunks, self.signals, self._signal_keys = list(chunks), list(signals), signal_keys
+        self.alike = [one_strategy(batch) for batch in signals]
         self.largest = max(chunk.size for chunk in chunks)
         self._bases: dict[tuple[int, bool], torch.Tensor] = {}
 
