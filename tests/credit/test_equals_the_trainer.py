@@ -49,14 +49,13 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def queue(ray_logs):
-    """A running TransferQueue, gone before other tests start theirs."""
+    """A running TransferQueue. `init` finds one that other tests have started, and they find and close this one."""
     config = compose_config()
     with open_dict(config):
         config.transfer_queue.enable = True
         config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
     tq.init(config.transfer_queue)
-    yield tq
-    tq.close()
+    return tq
 
 
 def rows_of(seed):
