@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from tests.credit.conftest import group, refused
-from tests.signals.embedding.models import FACTORING, PROBABILITY, minilm
+from tests.signals.embedding.models import FACTORING, MINILM, PROBABILITY, minilm
 from tests.signals.embedding.server import MODEL, embedding_server
 from tests.signals.fake_server import fails, serve
 from tests.signals.judge.test_judge import by_first_word, seen
+from verl_setpo.set_rl import set_loo
+from verl_setpo.signals import NgramKernel, Rollout
 from verl_setpo.signals import endpoint as endpoint_module
 
 TEXTS = ["factor it so", "factor it thus", "guess 3", "junk", "formula gives 2", "guess again"]
@@ -80,6 +83,21 @@ def test_a_judge_that_is_away_is_one_sentence(write):
     assert "127.0.0.1:9" in message
     served = refused(path, "kind=reward_model", "--signal", "judge", *POLY)
     assert "kind=reward_model is a server that a run starts for itself" in served
+
+
+def test_n_grams_are_of_a_models_tokens_where_its_tokenizer_is_named(credit, write):
+    texts = [*FACTORING, *PROBABILITY]
+    path = write(rows_of("x", texts, rewards=[1] * 4))
+    encode = minilm().tokenizer.encode
+    rollouts = [
+        Rollout("x", i, torch.tensor(encode(text, add_special_tokens=False)), "", str) for i, text in enumerate(texts)
+    ]
+    expected = set_loo(NgramKernel(n=2).collect([rollouts]).kernel_PNN)[0].tolist()
+    options = ("n=2", "--signal", "ngram", "--estimator", "set_loo", "--coef", 1)
+    by_token, by_word = credit(path, *options, "--tokenizer", MINILM), credit(path, *options)
+    assert by_token.advantages("set_loo", "x") == pytest.approx(expected, abs=1e-6)
+    assert by_word.advantages("set_loo", "x") != pytest.approx(expected, abs=1e-3)
+    assert "--tokenizer no/such/model cannot be loaded" in refused(path, *options, "--tokenizer", "no/such/model")
 
 
 def test_the_kernel_of_an_embedder_reaches_set_loo(credit, write):

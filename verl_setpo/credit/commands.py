@@ -55,9 +55,9 @@ def credit(
         str | None, typer.Option(help="Of the model to train, for n-grams of its tokens.", show_default="words")
     ] = None,
     shaping: Annotated[str | None, typer.Option(help="Of set_loo.", show_default="neg_log1p")] = None,
-    zero_single_cluster: Annotated[
-        bool, typer.Option("--zero-single-cluster/--no-zero-single-cluster", help="Of poly_epo.")
-    ] = True,
+    no_zero_single_cluster: Annotated[
+        bool, typer.Option("--no-zero-single-cluster", help="poly_epo: a set with one cluster is worth something.")
+    ] = False,
     reward_range: Annotated[
         tuple[float, float] | None, typer.Option(help="Lowest and highest reward.", show_default="0 1")
     ] = None,
@@ -81,7 +81,7 @@ def credit(
         "num_sets": num_sets,
         "seed": seed,
         "shaping": shaping,
-        "zero_single_cluster": None if zero_single_cluster else False,
+        "zero_single_cluster": False if no_zero_single_cluster else None,
         "reward_range": None if reward_range is None else list(reward_range),
     }
     asked = Asked(

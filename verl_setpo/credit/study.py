@@ -94,6 +94,8 @@ def study(asked: Asked) -> Study:
     )
     signal = named or choose_signal(source)
     check_signal(signal, keys, source)
+    if asked.tokenizer is not None and signal in (CLUSTERS, "answer", "judge", "embedding"):
+        raise ValueError(f"--tokenizer is not for the signal {signal}, which has no tokens: leave it out.")
     # The file's clusters stand where a run asks a judge or compares answers.
     signal_keys = {"name": "answer"} if signal == CLUSTERS else {**keys, "name": signal}
     provides = signal_class(str(signal_keys["name"])).provides
