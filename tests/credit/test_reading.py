@@ -69,6 +69,15 @@ def test_a_broken_first_line_does_not_hide_the_columns(credit, write):
     assert table_of(credit(write(["{", *TWO]), *SIZE)) == table_of(credit(write(TWO, "other.jsonl"), *SIZE))
 
 
+def test_of_a_session_with_several_outputs_the_last_counts_wherever_it_stands(credit, write):
+    outputs = [("p_q_0_0", 0, "7"), ("p_q_1_2", 1, "8"), ("p_q_1_0", 0, "7"), ("p_q_2_0", 0, "9"), ("p_q_0_1", 1, "7")]
+    rows = [{"input": "?", "output": "", "score": s, "uid": u, "gts": None, "pred": a} for u, s, a in outputs]
+    found = credit(write(rows), *SIZE)
+    assert found.prompt("p_q")["rewards"] == [1, 1, 0]
+    assert found.prompt("p_q")["strategies"] == ["0 7", "1 8", "2 9"]
+    assert "2 lines of a session that has a later one left out" in found.text
+
+
 def test_a_folder_gives_its_last_step_or_the_one_asked_for(credit, write, tmp_path):
     folder = tmp_path / "steps"
     folder.mkdir()

@@ -32,16 +32,22 @@ def test_one_prompt_is_shown_rollout_by_rollout_with_its_texts(credit, write):
 
 
 def test_the_prompts_shown_first_are_those_where_signs_go_against_rewards(credit, write):
-    """Of many prompts alike one is shown."""
-    plain = [row for p in range(20) for row in group(f"plain{p}", [1, 1, 0, 0], "ABCD")]
-    flipped, gone = group("flipped", [1, 1, 1, 0], "AAAB"), group("gone", [1, 1, 0, 0], "AAAA")
-    options = ("--estimator", "poly_epo", "--set-size", 3)
-    found = credit(write(plain[:40] + flipped + plain[40:] + gone), *options)
+    plain = [row for p in range(20) for row in group(f"plain{p}", [1, 1, 0, 0, 0, 0, 0, 0], "AAABCDDD")]
+    rare = group("rare", [1, 1, 1, 0, 0, 0, 0, 0], "ABCDDDDD") + group("correct", [1] * 8, "AAAABBBC")
+    flipped, gone = group("flipped", [1] * 5 + [0] * 3, "AAAAABCD"), group("gone", [1, 1] + [0] * 6, "AAAAAAAA")
+    rows = plain[:80] + flipped + plain[80:] + rare + gone
+    found = credit(write(rows), "--estimator", "poly_epo", "--set-size", 6)
     titles = [line for line in found.result.stdout.splitlines() if line.startswith("Prompt ")]
-    assert titles[0] == "Prompt 10 of 22: flipped"
-    assert titles[1] == "Prompt 21 of 22: gone"
-    assert titles[2].startswith("Prompt 0 of 22: plain")
+    assert titles[0] == "Prompt 10 of 24: flipped"
+    assert titles[1] == "Prompt 23 of 24: gone"
     assert len(titles) == 3
+
+
+def test_of_prompts_that_differ_in_names_and_order_only_one_is_shown(credit, write):
+    rows = [row for p in range(9) for row in group(f"p{p}", [1, 1, 0, 0], "AABC")]
+    rows += group("turned", [0, 1, 0, 1], "CABA") + group("another", [1, 0, 0, 0], "AABC")
+    found = credit(write(rows), "--estimator", "poly_epo", *SIZE)
+    assert sum(line.startswith("Prompt ") for line in found.result.stdout.splitlines()) == 2
 
 
 def test_the_summary_has_the_shares_of_the_figures(credit, write):
