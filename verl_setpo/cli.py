@@ -5,6 +5,7 @@ import typer
 from verl_setpo.credit.commands import credit
 from verl_setpo.demo.commands import demo
 from verl_setpo.doctor.commands import doctor
+from verl_setpo.evaluate.commands import evaluate, grade
 from verl_setpo.evaluation.commands import report
 from verl_setpo.tasks.commands import data
 
@@ -19,6 +20,8 @@ app.add_typer(data, name="data")
 app.add_typer(demo, name="demo")
 app.add_typer(doctor, name="doctor")
 app.command("credit")(credit)
+app.command("evaluate")(evaluate)
+app.command("grade")(grade)
 app.command("report")(report)
 
 

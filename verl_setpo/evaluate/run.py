@@ -1,0 +1,195 @@
+"""An evaluation from its options to its figures: load, draw, grade, and go on where a killed one stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verl_setpo.evaluate import generate, manifest
+from verl_setpo.evaluate.grading import WORKERS, Graders
+from verl_setpo.evaluate.journal import Fields, Journal, Key, in_order, sample_seed
+from verl_setpo.evaluate.merge import hf_folder
+from verl_setpo.evaluate.models import Model
+from verl_setpo.evaluate.progress import Meter
+from verl_setpo.evaluate.sets import EvalSet, Row
+from verl_setpo.evaluate.summary import Figures, figures
+from verl_setpo.evaluation.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate on what, into which folder.
+
+    engine: further arguments of vLLM's EngineArgs. workers: processes that grade.
+    """
+
+    out: Path
+    models: Sequence[Model]
+    sets: Sequence[EvalSet]
+    options: manifest.Options
+    engine: dict[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    workers: int = WORKERS
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came; the message says how to go on."""
+
+
+def evaluate(asked: Evaluation, console: Console) -> list[Figures]:
+    """Draw what is missing, grade it, and give the figures of all that the folder holds.
+
+    Raises:
+        ValueError, EngineError, OSError: it cannot be done; the message is one sentence for the user.
+        Interrupted: it was stopped; all samples that had come are in the folder.
+    """
+    asked.options.check()
+    with manifest.locked(asked.out):
+        manifest.settle(asked.out, asked.options, asked.sets, asked.models)
+        journals = {model: _journals(asked, model) for model in asked.models}
+        try:
+            for model in asked.models:
+                if not all(journal.is_finished for journal in journals[model]):
+                    _evaluate_model(asked, model, journals[model], console)
+        except KeyboardInterrupt:
+            done = sum(len(journal) for of_model in journals.values() for journal in of_model)
+            total = sum(j.num_rows * j.n for of_model in journals.values() for j in of_model)
+            raise Interrupted(
+                f"Stopped: {done} of {total} samples are in {printable(asked.out)}; the same command draws the others."
+            ) from None
+        finally:
+            for of_model in journals.values():
+                for journal in of_model:
+                    journal.close()
+        return all_figures(asked.out)
+
+
+def all_figures(out: Path, ks: Sequence[int] | None = None) -> list[Figures]:
+    """The figures of all finished files of a folder, by model, step and set."""
+    found = []
+    for path in out.glob("*/*/validation/*.jsonl"):
+        if path.stem.isdecimal():
+            found.append((path.parts[-4], int(path.stem), path.parts[-3], path))
+    return [figures(path, run, step, name, ks) for run, step, name, path in sorted(found)]
+
+
+def _journals(asked: Evaluation, model: Model) -> list[Journal]:
+    return [
+        Journal(
+            asked.out / model.run / one.name / "validation" / f"{model.step}.jsonl",
+            one.name,
+            asked.options.seed,
+            len(one.rows),
+            asked.options.n,
+        )
+        for one in asked.sets
+    ]
+
+
+def _evaluate_model(asked: Evaluation, model: Model, journals: Sequence[Journal], console: Console) -> None:
+    label = f"{model.run} step {model.step}" if model.step else model.run
+    with Graders(asked.options.reward, asked.workers) as graders:
+        if asked.options.reward.is_own:
+            for one in asked.sets:
+                check_gradable(one, graders)
+        graded: dict[tuple[int, Key], Future[Fields]] = {}
+        for number, (one, journal) in enumerate(zip(asked.sets, journals, strict=True)):
+            for key, fields in journal.ungraded():
+                graded[number, key] = graders.submit(to_grade(one.rows[key.row], fields))
+        if not all(journal.complete for journal in journals):
+            _generate(asked, model, journals, graders, graded, label, console)
+        for number, journal in enumerate(journals):
+            if not journal.is_finished:
+                journal.finish(partial(_verdict, graded, number))
+        if graders.first_error is not None:
+            console.print(
+                f"{label}: the reward function failed {graders.failed} times, first with: "
+                f"{printable(graders.first_error)[:300]}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _verdict(graded: dict[tuple[int, Key], Future[Fields]], number: int, key: Key) -> Fields:
+    return graded[number, key].result()
+
+
+def check_gradable(one: EvalSet, graders: Graders) -> None:
+    """Raises ValueError for a row whose ground truth our reward cannot grade by, before anything is generated."""
+    for row in one.rows:
+        error = graders.check(to_grade(row, {"output": ""}))
+        if error is not None:
+            raise ValueError(
+                f"{printable(one.path)}, row {row.index}: {printable(error.removeprefix('ValueError: '))} "
+                "(--reward path:name takes another)"
+            )
+
+
+def to_grade(row: Row, fields: Fields) -> Fields:
+    """What a reward function is asked about a response."""
+    return {
+        "data_source": row.data_source,
+        "output": fields["output"],
+        "gts": row.ground_truth,
+        "extra_info": row.extra_info,
+    }
+
+
+def _generate(
+    asked: Evaluation,
+    model: Model,
+    journals: Sequence[Journal],
+    graders: Graders,
+    graded: dict[tuple[int, Key], Future[Fields]],
+    label: str,
+    console: Console,
+) -> None:
+    """Draw the missing samples, append each, and have it graded meanwhile."""
+    generate.check_vllm()
+    folder = asked.out / model.run
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(f"{label}: loading {printable(model.path)}", markup=False, highlight=False, soft_wrap=True)
+    path = hf_folder(model, folder / "merged" / str(model.step), folder / f"merge-{model.step}.log")
+    total = sum(journal.num_rows * journal.n for journal in journals)
+    done = sum(len(journal) for journal in journals)
+    with (
+        Meter(console, label, total, done) as meter,
+        generate.engine(_job(asked, path, journals), folder / f"engine-{model.step}.log") as messages,
+    ):
+        for message in messages:
+            if "ready" in message:
+                meter.begin()
+                continue
+            number, key = message["set"], Key(message["row"], message["sample"])
+            row = asked.sets[number].rows[key.row]
+            drawn = {name: message[name] for name in ("input", "output", "finish_reason", "num_tokens")}
+            fields = {**drawn, "gts": row.ground_truth, "step": model.step, "data_source": row.data_source}
+            journals[number].append(key, in_order(fields))
+            graded[number, key] = graders.submit(to_grade(row, fields))
+            meter.advance(message["num_tokens"])
+
+
+def _job(asked: Evaluation, path: Path, journals: Sequence[Journal]) -> dict[str, Any]:
+    """What `verl_setpo.evaluate.engine` is told."""
+    sets = []
+    for one, journal in zip(asked.sets, journals, strict=True):
+        wanted = [[*key, sample_seed(asked.options.seed, one.name, key)] for key in journal.missing()]
+        rows = {key[0] for key in wanted}
+        sets.append({"messages": {row: one.rows[row].messages for row in sorted(rows)}, "wanted": wanted})
+    return {
+        "model": str(path),
+        "dtype": asked.options.dtype,
+        "engine": asked.engine,
+        "chat_template_kwargs": asked.options.chat_template_kwargs,
+        "trust_remote_code": asked.trust_remote_code,
+        "sampling": asked.options.sampling(),
+        "sets": sets,
+    }

@@ -1,0 +1,138 @@
+"""The figures of graded samples: one row for each model and set, from its file alone."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from verl_setpo.evaluation import bootstrap_interval, distinct_at_size, majority_at_k, mean_at_n, pass_at_k
+from verl_setpo.evaluation.comparison import CONFIDENCE, Estimate
+from verl_setpo.evaluation.generations import NoGenerationsError, Sample, parse_sample
+from verl_setpo.evaluation.jsonl import BrokenLineError, read_json_lines
+from verl_setpo.evaluation.text import printable
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a file shows. All means are over problems, all intervals by drawing problems.
+
+    None: the file does not say (no parsed answers, no tokens).
+    """
+
+    run: str
+    step: int
+    set_name: str
+    num_problems: int
+    num_samples: int  # a problem has at least so many
+    pass_at_k: dict[int, Estimate]
+    mean_score: Estimate  # mean@n, of partial scores too
+    majority: dict[int, tuple[Estimate, Estimate]] | None  # by k: accuracy, vote share
+    distinct: Estimate | None  # distinct correct answers in num_samples
+    answered: float | None  # share of the samples with a parsed answer
+    truncated: float | None  # share of the samples that ran into the limit of tokens
+    mean_tokens: float | None
+    grader_failed: int
+    skipped: int  # lines that are no samples
+
+
+@dataclass(frozen=True)
+class _Line:
+    sample: Sample
+    score: float
+    tokens: int | None
+    truncated: bool | None
+    failed: bool
+
+
+def figures(path: Path, run: str, step: int, set_name: str, ks: Sequence[int] | None = None) -> Figures:
+    """Read a file of graded samples in verl's format.
+
+    Args:
+        ks: of pass@k and majority@k; those above the number of samples are left out. None: powers of two, and n.
+
+    Raises:
+        NoGenerationsError: no line is a sample.
+        OSError: the file cannot be read.
+    """
+    lines, skipped = read_json_lines(path, _parse)
+    problems: dict[str, dict[int, _Line]] = defaultdict(dict)
+    for line in lines:
+        # Of a session with many outputs, the last one counts, as for verl.
+        known = problems[line.sample.prompt].get(line.sample.session)
+        if known is None or line.sample.index > known.sample.index:
+            problems[line.sample.prompt][line.sample.session] = line
+    if not problems:
+        raise NoGenerationsError(f"No line of {printable(path)} is a graded sample in verl's format.")
+    return _figures(list(problems.values()), run, step, set_name, ks, len(skipped))
+
+
+def _figures(
+    problems: Sequence[dict[int, _Line]], run: str, step: int, set_name: str, ks: Sequence[int] | None, skipped: int
+) -> Figures:
+    lines_P = [[line for _, line in sorted(problem.items())] for problem in problems]
+    all_lines = [line for lines in lines_P for line in lines]
+    n_P = np.array([len(lines) for lines in lines_P])
+    correct_P = [[line.sample.correct for line in lines] for lines in lines_P]
+    count_P = np.array([sum(correct) for correct in correct_P])
+    n = int(n_P.min())
+    used_ks = sorted({k for k in (ks or [2**i for i in range(n.bit_length())]) if k <= n} | {1, n})
+    majority, distinct, answered = None, None, None
+    if all(line.sample.answer is not None for line in all_lines):
+        answers_P = [[line.sample.answer or "" for line in lines] for lines in lines_P]
+        votes = {k: majority_at_k(answers_P, correct_P, k) for k in used_ks}
+        majority = {k: (estimate(vote.accuracy), estimate(vote.vote_share)) for k, vote in votes.items()}
+        counts_P = [_counts(answers, correct) for answers, correct in zip(answers_P, correct_P, strict=True)]
+        distinct = estimate(distinct_at_size(n_P, counts_P, n).expected)
+        answered = sum(answer != "" for answers in answers_P for answer in answers) / len(all_lines)
+    truncated = [line.truncated for line in all_lines if line.truncated is not None]
+    tokens = [line.tokens for line in all_lines if line.tokens is not None]
+    return Figures(
+        run=run,
+        step=step,
+        set_name=set_name,
+        num_problems=len(lines_P),
+        num_samples=n,
+        pass_at_k={k: estimate(pass_at_k(n_P, count_P, k)) for k in used_ks},
+        mean_score=estimate(mean_at_n([[line.score for line in lines] for lines in lines_P])),
+        majority=majority,
+        distinct=distinct,
+        answered=answered,
+        truncated=sum(truncated) / len(truncated) if truncated else None,
+        mean_tokens=sum(tokens) / len(tokens) if tokens else None,
+        grader_failed=sum(line.failed for line in all_lines),
+        skipped=skipped,
+    )
+
+
+def estimate(values_P: Any) -> Estimate:
+    """Mean of one figure a problem, (P,), with its bootstrap interval."""
+    return Estimate(float(np.mean(values_P)), *bootstrap_interval(values_P, confidence=CONFIDENCE))
+
+
+def _counts(answers: Sequence[str], correct: Sequence[bool]) -> tuple[int, ...]:
+    found: dict[str, int] = defaultdict(int)
+    for answer, is_correct in zip(answers, correct, strict=True):
+        if is_correct and answer:
+            found[answer] += 1
+    return tuple(found.values())
+
+
+def _parse(row: dict[str, Any]) -> _Line:
+    sample = parse_sample(row)
+    score = row.get("score", row.get("reward"))
+    if not isinstance(score, bool | int | float) or not math.isfinite(score):
+        raise BrokenLineError("no score")
+    tokens, reason = row.get("num_tokens"), row.get("finish_reason")
+    return _Line(
+        sample=sample,
+        score=float(score),
+        tokens=tokens if isinstance(tokens, int) else None,
+        truncated=reason == "length" if isinstance(reason, str) else None,
+        failed=bool(row.get("grader_failed")),
+    )
