@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from verl_setpo.evaluation.comparison import CONFIDENCE, Comparison, Estimate, Row
@@ -85,8 +86,14 @@ def rich_table(comparison: Comparison) -> Table:
     return table
 
 
-def markdown_report(comparison: Comparison, figure: str) -> str:
-    """The whole report as Markdown; `figure` is the picture's file name."""
+def markdown_report(comparison: Comparison, figure: str, notes: Sequence[str], paired: Sequence[list[str]] = ()) -> str:
+    """The report as Markdown.
+
+    Args:
+        figure: the picture's file name.
+        notes: below the table.
+        paired: header and rows of a second table, the first three columns texts.
+    """
     headers, rows = table_cells(comparison)
     lines = ["# Comparison of runs", "", f"![Pass@k, distinct correct answers and pass@1]({figure})", ""]
     lines += [_markdown_row(headers), _markdown_row([":--", *["--:"] * (len(headers) - 1)])]
@@ -94,7 +101,11 @@ def markdown_report(comparison: Comparison, figure: str) -> str:
         texts = [f"{markdown(text)} ({low} to {high})" if low else markdown(text) for text, low, high in row]
         lines.append(_markdown_row(texts))
     lines += ["", f"{caption(comparison)}.", ""]
-    lines += [f"- {markdown(note)}" for note in comparison.notes]
+    if paired:
+        lines += ["Paired over problems:", "", _markdown_row([markdown(cell) for cell in paired[0]])]
+        lines.append(_markdown_row([":--"] * 3 + ["--:"] * (len(paired[0]) - 3)))
+        lines += [*(_markdown_row([markdown(cell) for cell in row]) for row in paired[1:]), ""]
+    lines += [f"- {markdown(note)}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -102,7 +113,7 @@ def _markdown_row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def json_report(comparison: Comparison, paths: list[str]) -> dict[str, Any]:
+def json_report(comparison: Comparison, paths: list[str], notes: Sequence[str]) -> dict[str, Any]:
     """The same figures and the curves as plain JSON values; what is unknown is null.
 
     Args:
@@ -115,7 +126,7 @@ def json_report(comparison: Comparison, paths: list[str]) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "start": None if comparison.start is None else _row_json(comparison.start),
         "runs": [{**_row_json(row), "path": path} for row, path in zip(comparison.runs, paths, strict=True)],
-        "notes": list(comparison.notes),
+        "notes": list(notes),
     }
 
 
@@ -123,21 +134,22 @@ def _row_json(row: Row) -> dict[str, Any]:
     return {
         "label": row.label,
         "step": row.step,
-        "pass_at_k": {str(k): _estimate_json(estimate) for k, estimate in row.pass_at_k.items()},
-        "distinct_correct": _estimate_json(row.distinct),
-        "share_with_two_or_more": _estimate_json(row.wide),
+        "pass_at_k": {str(k): estimate_json(estimate) for k, estimate in row.pass_at_k.items()},
+        "distinct_correct": estimate_json(row.distinct),
+        "share_with_two_or_more": estimate_json(row.wide),
         "average_mode": row.average_mode,
         "seconds_per_step": row.step_seconds,
         "progress": [
             {
                 "step": point.step,
-                "pass_at_1": _estimate_json(point.pass_at_1),
-                "distinct_correct": _estimate_json(point.distinct),
+                "pass_at_1": estimate_json(point.pass_at_1),
+                "distinct_correct": estimate_json(point.distinct),
             }
             for point in row.progress
         ],
     }
 
 
-def _estimate_json(estimate: Estimate | None) -> dict[str, float] | None:
+def estimate_json(estimate: Estimate | None) -> dict[str, float] | None:
+    """Mean, low and high by name."""
     return None if estimate is None else estimate._asdict()

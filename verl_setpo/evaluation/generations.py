@@ -9,6 +9,7 @@ One file a validation, `<step>.jsonl`, one line a model output (verl 0.9.1, verl
     acc          correct if >= 1. Often a bool, but verl's naive reward manager writes the plain score here.
     score        used as acc where acc is missing or null; `reward` where this is null too
     pred         parsed answer, if the reward function returns one; "" or null: unparseable
+    output       the response; only its length is kept here, `verl_setpo.evaluation.report` reads chosen ones again
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from verl_setpo.evaluation.jsonl import BrokenLineError, SkippedLine, read_json_lines
 from verl_setpo.evaluation.text import printable
 
+LONGEST_ANSWER = 200  # characters; of a longer one its beginning and a digest are kept
+
 
 class NoGenerationsError(FileNotFoundError):
     """There is nothing to read; the message is one sentence for the user."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One model output. The texts are not kept: a file of long generations would not fit in memory."""
 
@@ -40,15 +44,21 @@ class Sample:
     problem: str  # digest of input and ground truth, good across files
     correct: bool
     answer: str | None  # "" is unparseable; None: the file has no parsed answers
+    length: int = 0  # characters of the response
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
-    """The samples of one prompt at one validation."""
+    """The samples of one prompt at one validation, n of them in order of their sessions."""
 
     num_samples: int
     num_correct: int
     answer_counts: tuple[int, ...]  # how often each distinct correct answer was given
+    # Details, which two equal problems need not share.
+    answers_n: tuple[str, ...] = field(default=(), compare=False, repr=False)  # "": unparseable or unknown
+    correct_n: tuple[bool, ...] = field(default=(), compare=False, repr=False)
+    length_n: tuple[int, ...] = field(default=(), compare=False, repr=False)  # characters
+    prompt: str = field(default="", compare=False)  # the uid's first part, good within one file
 
 
 @dataclass(frozen=True)
@@ -107,18 +117,34 @@ def parse_sample(row: dict[str, Any]) -> Sample:
     missing = [name for name in ("input", "gts", "uid") if name not in row]
     if missing:
         raise BrokenLineError(f"no {', '.join(missing)}")
-    # As verl itself takes it apart; the prompt part may hold underscores of its own.
-    match = re.fullmatch(r"(.*)_([0-9]{1,18})_([0-9]{1,18})", str(row["uid"]), flags=re.DOTALL)
-    if match is None:
+    uid = split_uid(row["uid"])
+    if uid is None:
         raise BrokenLineError("uid is not {prompt}_{session}_{index}")
+    answer = parsed_answer(row)
+    output = row.get("output")
     return Sample(
-        prompt=match[1],
-        session=int(match[2]),
-        index=int(match[3]),
-        problem=_digest([row["input"], row["gts"]]),
+        # Interned: each stands in many samples.
+        prompt=sys.intern(uid[0]),
+        session=uid[1],
+        index=uid[2],
+        problem=sys.intern(problem_digest(row)),
         correct=_is_correct(row),
-        answer=_answer(row),
+        answer=None if answer is None else sys.intern(answer),
+        length=len(output) if isinstance(output, str) else 0,
     )
+
+
+def split_uid(uid: Any) -> tuple[str, int, int] | None:
+    """`{prompt}_{session}_{index}` as verl itself takes it apart; the prompt part may hold underscores of its own."""
+    match = re.fullmatch(r"(.*)_([0-9]{1,18})_([0-9]{1,18})", str(uid), flags=re.DOTALL)
+    return None if match is None else (match[1], int(match[2]), int(match[3]))
+
+
+def problem_digest(row: dict[str, Any]) -> str:
+    """What names a problem in every file: prompt text and ground truth. Of ASCII JSON, so that a lone surrogate in a
+    prompt does no harm."""
+    value = [row.get("input"), row.get("gts")]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()[:24]
 
 
 def group_samples(samples: Iterable[Sample]) -> dict[str, Problem]:
@@ -144,17 +170,17 @@ def _problem(outputs: list[Sample]) -> Problem:
     for sample in outputs:
         if sample.session not in last or sample.index > last[sample.session].index:
             last[sample.session] = sample
-    answers = Counter(sample.answer for sample in last.values() if sample.correct and sample.answer)
+    samples = [last[session] for session in sorted(last)]
+    answers = Counter(sample.answer for sample in samples if sample.correct and sample.answer)
     return Problem(
-        num_samples=len(last),
-        num_correct=sum(sample.correct for sample in last.values()),
+        num_samples=len(samples),
+        num_correct=sum(sample.correct for sample in samples),
         answer_counts=tuple(answers.values()),
+        answers_n=tuple(sample.answer or "" for sample in samples),
+        correct_n=tuple(sample.correct for sample in samples),
+        length_n=tuple(sample.length for sample in samples),
+        prompt=samples[0].prompt,
     )
-
-
-def _digest(value: Any) -> str:
-    # ASCII JSON, so that a lone surrogate in a prompt does no harm.
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode("ascii")).hexdigest()[:24]
 
 
 def _is_correct(row: dict[str, Any]) -> bool:
@@ -168,10 +194,15 @@ def _is_correct(row: dict[str, Any]) -> bool:
     raise BrokenLineError("no acc and no score")
 
 
-def _answer(row: dict[str, Any]) -> str | None:
+def parsed_answer(row: dict[str, Any]) -> str | None:
+    """`pred` of a line, "" where it is unparseable, None where the line has none."""
     if "pred" not in row:
         return None
     pred = row["pred"]
     if pred is None:
         return ""
-    return pred.strip() if isinstance(pred, str) else json.dumps(pred, sort_keys=True)
+    answer = pred.strip() if isinstance(pred, str) else json.dumps(pred, sort_keys=True)
+    if len(answer) <= LONGEST_ANSWER:
+        return answer
+    digest = hashlib.sha256(answer.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{answer[:LONGEST_ANSWER]} {digest}"
