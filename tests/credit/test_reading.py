@@ -114,6 +114,18 @@ def test_texts_without_answers_are_compared_by_n_grams(credit, write):
     assert same == same_too < 0 < min(others)
 
 
+def test_columns_without_a_value_are_passed_over_for_whole_texts(credit, write):
+    """The texts differ in their ends only."""
+    same = "and so on " * 200
+    rows = [
+        {"prompt": "a", "reward": 1, "cluster": None, "pred": None, "text": same + end} for end in ("", "", "x y z")
+    ]
+    found = credit(write(rows))
+    assert found.figures["signal"] == "ngram"
+    first, second, third = found.advantages("set_loo", "a")
+    assert first == second < third
+
+
 def test_equal_math_joins_answers_that_text_does_not(credit, write):
     rows = [{"prompt": "a", "reward": 1, "pred": pred} for pred in ("1/2", "0.5", "3", "4")]
     by_text = credit(write(rows), *SIZE).advantages("poly_epo", "a")

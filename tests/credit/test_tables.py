@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import torch
 
@@ -67,13 +68,19 @@ def test_each_estimator_comes_with_the_words_of_a_run(credit, write):
     assert "coverage in a run: +set_rl=pass_at_n algorithm.set_rl.objective=coverage" in found.text
 
 
-def test_no_line_is_wider_than_the_terminal(credit, write):
-    rows = [row for p in range(9) for row in group(f"p{p}", [1, 0, 1, 0, 0], f"ABCD{p}")]
+def test_no_line_is_wider_than_the_terminal_and_no_figure_is_broken(credit, write):
+    rows = group("p", [1, 0, 1, 0, 0], "ABCDE")
+    rows += group("large", [1, 0] * 16, ["a long name of a strategy", "B", "A", "C"] * 8)
     more = ("--estimator", "poly_epo", "--estimator", "grpo_div", "--estimator", "grpo")
     found = credit(
         write(rows), "--estimator", "set_loo", *more, *SIZE, "--sweep-set-size", "2-4", "--sweep-coef", "1,2"
     )
-    assert max(map(len, found.result.stdout.splitlines())) <= 80
+    lines = found.result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for start, cluster in (("8: 0, 4, 8, ...", "a long name of"), ("8: 1, 5, 9, ...", " B ")):
+        (row,) = (line for line in lines if line.startswith(start))
+        assert cluster in row
+        assert len(re.findall(r" [+-]\d\.\d{4}\b", row)) == 4
 
 
 def test_small_chunks_give_the_figures_and_advantages_of_large_ones():

@@ -10,6 +10,7 @@ from typing import Any
 from verl_setpo.credit import advice
 from verl_setpo.credit.chunks import Chunk, chunks_of, one_reward
 from verl_setpo.credit.figures import Figures, figures_of
+from verl_setpo.credit.layout import Layout
 from verl_setpo.credit.methods import DEFAULTS, NEED_CLUSTERS, Choice, check, choices_of
 from verl_setpo.credit.reading import Source, pick_file, read_source
 from verl_setpo.credit.signal import (
@@ -86,13 +87,18 @@ def study(asked: Asked) -> Study:
     named = asked.signal if asked.signal is not None or "field" not in keys else "answer"
     if named not in (None, CLUSTERS):
         signal_class(named)
-    source = read_source(
-        pick_file(asked.path, asked.step),
-        lambda layout: needs_text(named, layout.cluster is not None, layout.answer is not None),
-        extra=keys.get("field"),
-        limit=asked.limit,
-    )
+    path = pick_file(asked.path, asked.step)
+
+    def read(name: str | None) -> Source:
+        def whole(layout: Layout) -> bool:
+            return needs_text(name, layout.cluster is not None, layout.answer is not None)
+
+        return read_source(path, whole, extra=keys.get("field"), limit=asked.limit)
+
+    source = read(named)
     signal = named or choose_signal(source)
+    if named is None and signal == "ngram":
+        source = read(signal)  # its columns of clusters and answers were empty, and the texts were cut
     check_signal(signal, keys, source)
     if asked.tokenizer is not None and signal in (CLUSTERS, "answer", "judge", "embedding"):
         raise ValueError(f"--tokenizer is not for the signal {signal}, which has no tokens: leave it out.")

@@ -16,7 +16,7 @@ from verl_setpo.credit.telling import Shown
 from verl_setpo.credit.trainer import Credited
 from verl_setpo.evaluation.text import printable
 
-LABEL_CHARS, TEXT_CHARS, QUESTION_CHARS = 18, 40, 200
+LABEL_CHARS, TEXT_CHARS, QUESTION_CHARS, RUN_CHARS = 18, 40, 200, 16
 HEADERS = ("mean\n|A|", "credit\nshare", "all 0", "correct\n< 0", "wrong\n> 0", "inverted")
 LEGEND = (
     "all 0: of the prompts. correct < 0, wrong > 0: of the correct and the wrong rollouts. inverted: of the prompts "
@@ -89,7 +89,7 @@ def _table(headers: Sequence[str], left: Iterable[int] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False)
     for place, header in enumerate(headers):
         justify = "left" if place == 0 or place in left else "right"
-        table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=place == 0)  # type: ignore[arg-type]
+        table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=place not in left)  # type: ignore[arg-type]
     return table
 
 
@@ -122,9 +122,16 @@ def _coloured(cell: str) -> Text:
 
 
 def _runs(members: Sequence[int]) -> str:
-    """0-3, 7 for 0, 1, 2, 3, 7."""
+    """0-3, 7 for 0, 1, 2, 3, 7; of too many to show, their number first."""
     parts = []
     for _, run in groupby(enumerate(members), key=lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in run]
         parts.append(f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}")
-    return ", ".join(parts)
+    if len(", ".join(parts)) <= RUN_CHARS:
+        return ", ".join(parts)
+    shown = f"{len(members)}: {parts[0]}"
+    for part in parts[1:]:
+        if len(f"{shown}, {part}, ...") > RUN_CHARS:
+            break
+        shown += f", {part}"
+    return f"{shown}, ..."
