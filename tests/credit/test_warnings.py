@@ -49,6 +49,20 @@ def test_diversity_can_pay_the_wrong_rollouts_more_than_the_correct_ones(credit,
     assert strong.summary("grpo_div")["inverted_prompts"] == strong.summary("grpo_div")["mixed_prompts"] == 1
 
 
+def test_what_a_warning_of_inverted_prompts_advises_mends_them(credit, write):
+    """Six that agree and are right, two that are wrong in ways of their own."""
+    path = write(group("a", [1] * 6 + [0] * 2, "AAAAAABC"))
+    (warned,) = credit(path, "--estimator", "poly_epo", "--set-size", 4).warnings("inverted")
+    assert "lower --set-size and add --no-zero-single-cluster" in warned["message"]
+    (warned,) = credit(path, *POLY).warnings("inverted")
+    assert "lower --set-size" not in warned["message"]
+    (warned,) = credit(path, "--estimator", "poly_epo", "--set-size", 4, "--no-zero-single-cluster").warnings(
+        "inverted"
+    )
+    assert "lower --set-size, towards GRPO" in warned["message"]
+    assert credit(path, *paying, "--set-size", 2).warnings("inverted") == []
+
+
 def test_a_bonus_for_rare_wrong_rollouts_where_nothing_is_correct_is_told_apart(credit, write):
     found = credit(write(group("a", [0] * 4, "AAAB")), "--estimator", "grpo_div", *POLY)
     assert found.kinds == {("paid_for_being_wrong", "grpo_div"), ("outweighs", "grpo_div")}

@@ -147,9 +147,11 @@ def _weaker(choice: Choice, set_size: int | None) -> str:
     """What brings the method closer to its base."""
     if choice.by_coef:
         return "lower --coef"
-    if set_size is not None and set_size > 2:
-        return "lower --set-size, towards GRPO"
-    return "no smaller --set-size is left, so choose another method, such as set_loo or --objective coverage"
+    if "zero_single_cluster" in choice.reads and choice.keys.get("zero_single_cluster", True):
+        # Where most rollouts agree, what a rare one adds is mostly that its sets are worth something at all.
+        smaller = "lower --set-size and " if set_size is not None and set_size > 2 else ""
+        return f"{smaller}add --no-zero-single-cluster, towards GRPO"
+    return "lower --set-size, towards GRPO"
 
 
 def of_sweep(swept: Sweep) -> Iterator[Warned]:
