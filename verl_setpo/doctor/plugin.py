@@ -1,0 +1,116 @@
+"""Is the plugin loaded, in this process and in Ray's workers? verl hides what a plugin raises.
+
+Nothing of this package that registers itself with verl is imported here: what is found, verl's own import has loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from verl_setpo.doctor.check import Check, sentence
+
+ESTIMATORS = ("set_loo", "poly_epo", "grpo_div", "set_rl")
+REINSTALL = "Reinstall verl-setpo: pip install -e . in its repository, or pip install verl-setpo."
+START_S = 120.0
+
+
+def plugin_here() -> Iterator[Check]:
+    """After `import verl` in this process, whose command line is not that of a run."""
+    words, sys.orig_argv = sys.orig_argv, sys.orig_argv[:1]  # the plugin would read our KEY=VALUE words as a run's
+    try:
+        missing = missing_estimators()
+    finally:
+        sys.orig_argv = words
+    yield _judged("plugin", missing, "verl loads it")
+
+
+def missing_estimators() -> list[str]:
+    """Which of our estimators verl does not know after its import."""
+    import verl  # noqa: F401
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    return [name for name in ESTIMATORS if name not in ADV_ESTIMATOR_REGISTRY]
+
+
+def _judged(name: str, missing: Sequence[str], found: str) -> Check:
+    if not missing:
+        return Check(name, "ok", found)
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
+    cause = f"VERL_USE_EXTERNAL_PLUGINS={policy}" if policy else why_not_loaded()
+    cure = "Unset VERL_USE_EXTERNAL_PLUGINS." if policy else REINSTALL
+    return Check(name, "fail", f"verl did not load it ({cause})", cure)
+
+
+def why_not_loaded() -> str:
+    """What the plugin raises, which verl swallowed."""
+    from importlib.metadata import entry_points
+
+    points = [point for point in entry_points(group="verl.plugins") if point.name == "verl_setpo"]
+    if not points:
+        return "it has no entry point in the group verl.plugins"
+    try:
+        points[0].load()
+    except (Exception, SystemExit) as error:
+        return sentence(error)
+    return "no cause found"
+
+
+def config_groups() -> Iterator[Check]:
+    """Whether Hydra sees our search path."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    found = any(plugin.__name__ == "VerlSetpoSearchPath" for plugin in Plugins.instance().discover(SearchPathPlugin))
+    text = "Hydra finds +set_rl and +platform" if found else "not on Hydra's search path: +set_rl would be ignored"
+    yield Check("config groups", "ok" if found else "fail", text, "" if found else REINSTALL)
+
+
+def plugin_in_ray(joins: bool, environment: Mapping[str, str]) -> Iterator[Check]:
+    """A task in a real Ray that imports verl: one worker of a Ray of our own, or one on each node of a running cluster.
+
+    Args:
+        joins: whether a run here would join a cluster.
+        environment: variables that the run gives Ray's workers.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if ray.is_initialized():
+        raise ValueError("Ray runs in this process already, and is not ours to end.")
+    quiet: dict[str, Any] = {"include_dashboard": False, "num_cpus": 1, "num_gpus": 0, "address": "local"}
+    ray.init(
+        **({} if joins else quiet),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=False,
+        runtime_env={"env_vars": dict(environment)},
+    )
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+        remote = ray.remote(missing_estimators)
+        refs = {
+            node["NodeManagerAddress"]: remote.options(
+                num_cpus=0 if joins else 1,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            ).remote()
+            for node in nodes
+        }
+        for address, ref in refs.items():
+            where = f"on {address}: " if joins else ""
+            try:
+                missing = ray.get(ref, timeout=START_S)
+            except ray.exceptions.RayTaskError as error:
+                cause = error.cause if isinstance(error.cause, BaseException) else error
+                yield Check(
+                    "Ray worker", "fail", f"{where}{type(cause).__name__}: {cause}", f"{REINSTALL[:-1]}, there."
+                )
+            else:
+                yield _judged(
+                    "Ray worker", missing, f"{where}Ray {ray.__version__} starts, verl loads the plugin in it"
+                )
+    finally:
+        ray.shutdown()
