@@ -56,8 +56,11 @@ def grade_files(
     with new_folder(out, record=FILE, overwrite=overwrite) as folder, Graders(reward, workers) as graders:
         for (run, step), path in places.items():
             _grade_file(path, folder / run, step, data_source, graders)
-        graded = {run: str(path) for (run, _), path in places.items()}
-        write_json(folder / FILE, {"graded": graded, "reward": f"{reward.path}:{reward.name}", "kwargs": reward.kwargs})
+        models: dict[str, dict[str, str]] = {}
+        for (run, step), path in places.items():
+            models.setdefault(run, {})[str(step)] = str(path)
+        function = f"{reward.path}:{reward.name}"
+        write_json(folder / FILE, {"graded": True, "models": models, "reward": function, "kwargs": reward.kwargs})
         return graders.first_error
 
 

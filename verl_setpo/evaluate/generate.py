@@ -84,10 +84,8 @@ def _messages(lines: Iterator[bytes], process: subprocess.Popen[bytes], log: Pat
             yield message
     status = process.wait()
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    cure = (
-        "; a kill that nobody sent is most often the system's for want of memory" if status == -signal.SIGKILL else ""
-    )
-    raise EngineError(f"The process of vLLM {how} before it was done{cure}: see {printable(log)}.")
+    cause = ", most often by the system for want of memory" if status == -signal.SIGKILL else ""
+    raise EngineError(f"The process of vLLM {how}{cause}, before it was done: see {printable(log)}.")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,12 @@ def settle(out: Path, options: Options, sets: Sequence[EvalSet], models: Sequenc
     return content
 
 
+def order(out: Path) -> tuple[list[str], list[str]]:
+    """The models and the sets of a folder in the order in which they were named; no sets where files were graded."""
+    content = json.loads((out / FILE).read_text(encoding="utf-8"))
+    return list(content["models"]), list(content.get("sets", ()))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -173,8 +179,3 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def as_plain(options: Options) -> dict[str, Any]:
-    """The options as plain JSON values."""
-    return asdict(options)

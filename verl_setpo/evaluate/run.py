@@ -72,12 +72,14 @@ def evaluate(asked: Evaluation, console: Console) -> list[Figures]:
 
 
 def all_figures(out: Path, ks: Sequence[int] | None = None) -> list[Figures]:
-    """The figures of all finished files of a folder, by model, step and set."""
+    """The figures of all finished files of a folder, in the order in which its models and sets were named."""
+    models, sets = manifest.order(out)
     found = []
     for path in out.glob("*/*/validation/*.jsonl"):
         if path.stem.isdecimal():
             found.append((path.parts[-4], int(path.stem), path.parts[-3], path))
-    return [figures(path, run, step, name, ks) for run, step, name, path in sorted(found)]
+    found.sort(key=lambda one: (models.index(one[0]), one[1], sets.index(one[2]) if sets else one[2]))
+    return [figures(path, run, step, name, ks) for run, step, name, path in found]
 
 
 def _journals(asked: Evaluation, model: Model) -> list[Journal]:

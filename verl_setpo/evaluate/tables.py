@@ -31,14 +31,13 @@ def cells(rows: Sequence[Figures]) -> tuple[list[str], list[list[Cell]]]:
     k = max(set.intersection(*(set(row.pass_at_k) for row in rows)))
     headers = ["model", "set", "pass@1 (%)", f"pass@{k} (%)", f"majority@{k} (%)", f"vote share@{k} (%)"]
     headers += ["distinct correct answers", "cut off (%)", "tokens"]
-    steps = any(row.step for row in rows)
-    return headers, [_row(row, k, steps) for row in rows]
+    return headers, [_row(row, k) for row in rows]
 
 
-def _row(row: Figures, k: int, with_step: bool) -> list[Cell]:
+def _row(row: Figures, k: int) -> list[Cell]:
     accuracy, share = row.majority[k] if row.majority else (None, None)
     return [
-        Cell(f"{row.run} {row.step}" if with_step else row.run),
+        Cell(f"{row.run} {row.step}" if row.step else row.run),
         Cell(row.set_name),
         _percent(row.pass_at_k[1]),
         _percent(row.pass_at_k[k]),
