@@ -8,7 +8,6 @@ All are verl's own files, but for our rollout log: `trainer.validation_data_dir=
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,8 @@ from verl_setpo.evaluation.text import printable
 STEP_SECONDS = "timing_s/step"
 
 _KEPT = {STEP_SECONDS, *(figure.key for figure in FIGURES)}  # verl logs about a hundred a step
+
+_LARGEST = 1e100
 
 # A kill cuts the last file short. A validation with fewer than this share of the problems is not used.
 COMPLETE = 0.9
@@ -144,11 +145,6 @@ def _parse_metrics(row: dict[str, Any]) -> tuple[int, dict[str, float]]:
 
 
 def finite(value: Any) -> float | None:
-    """A number of a file as a float; None for anything else, and for what no float can hold."""
-    if not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    """A number of a file as a float; None for anything else, and for sizes whose sum no float can hold."""
+    # Not math.isfinite, which raises for an integer of 400 digits.
+    return float(value) if isinstance(value, int | float) and -_LARGEST < value < _LARGEST else None

@@ -9,7 +9,13 @@ from typing import Any
 
 from verl_setpo.evaluation.comparison import Comparison, Estimate
 from verl_setpo.evaluation.formats import estimate_json
-from verl_setpo.evaluation.report.curves import EstimateCurve, branching_curve, curve_keys, majority_curve
+from verl_setpo.evaluation.report.curves import (
+    EstimateCurve,
+    branching_curve,
+    curve_keys,
+    majority_curve,
+    positions_for,
+)
 from verl_setpo.evaluation.report.pairs import (
     Model,
     PairedRow,
@@ -63,12 +69,13 @@ def build_content(runs: Sequence[Run], comparison: Comparison | None) -> Content
     for i, model in enumerate(models):
         previews = keys if i == 0 else ()
         texts.append(read_texts(model.validation, chosen, curve_keys(keys), previews, num_samples, vocabulary))
+    longest = max((len(ids) for text in texts for group in text.piece_ids.values() for ids in group), default=0)
     majority = [majority_curve(model, curve_keys(keys), num_samples) for model in models]
     return Content(
         paired=paired_rows(models, figures, pairs, num_samples),
         majority=[curve for curve in majority if curve is not None],
         branching=[
-            branching_curve(model, [text.piece_ids[key] for key in curve_keys(keys)])
+            branching_curve(model, [text.piece_ids[key] for key in curve_keys(keys)], positions_for(longest))
             for model, text in zip(models, texts, strict=True)
         ],
         problems=_problems_json(models, keys, order, figures, pairs, chosen, texts),

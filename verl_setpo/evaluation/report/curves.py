@@ -54,12 +54,20 @@ def pieces(response: str) -> list[str]:
     return [match[0] for match in islice(_PIECE.finditer(response[:_READ_CHARS]), POSITIONS[-1])]
 
 
-def branching_curve(model: Model, piece_ids: Sequence[Sequence[Sequence[int]]]) -> EstimateCurve:
+def branching_curve(
+    model: Model, piece_ids: Sequence[Sequence[Sequence[int]]], positions: Sequence[int]
+) -> EstimateCurve:
     """Mean number of different beginnings among the responses to a problem, by their length in pieces.
 
     Args:
         piece_ids: for each problem the pieces of each response as integers.
+        positions: lengths, ascending.
     """
-    branches_PT = branches_by_position(piece_ids, num_positions=POSITIONS[-1])
-    y = tuple(estimate(branches_PT[:, position - 1].astype(float)) for position in POSITIONS)
-    return EstimateCurve(model.label, model.run, POSITIONS, y)
+    branches_PT = branches_by_position(piece_ids, num_positions=positions[-1])
+    y = tuple(estimate(branches_PT[:, position - 1].astype(float)) for position in positions)
+    return EstimateCurve(model.label, model.run, tuple(positions), y)
+
+
+def positions_for(longest: int) -> tuple[int, ...]:
+    """The positions up to that at which the longest response has ended: afterwards no curve changes."""
+    return tuple(p for i, p in enumerate(POSITIONS) if i == 0 or POSITIONS[i - 1] < longest)
