@@ -56,9 +56,8 @@ def test_what_a_warning_of_inverted_prompts_advises_mends_them(credit, write):
     assert "lower --set-size and add --no-zero-single-cluster" in warned["message"]
     (warned,) = credit(path, *POLY).warnings("inverted")
     assert "lower --set-size" not in warned["message"]
-    (warned,) = credit(path, "--estimator", "poly_epo", "--set-size", 4, "--no-zero-single-cluster").warnings(
-        "inverted"
-    )
+    paying = ("--estimator", "poly_epo", "--no-zero-single-cluster")
+    (warned,) = credit(path, *paying, "--set-size", 4).warnings("inverted")
     assert "lower --set-size, towards GRPO" in warned["message"]
     assert credit(path, *paying, "--set-size", 2).warnings("inverted") == []
 
