@@ -15,11 +15,15 @@ from typing import Any, Literal
 
 Status = Literal["ok", "note", "fail", "not done"]
 
-_SECRET_NAME = re.compile(r"(?i)(?:key|token|secret|passw(?:or)?d|credentials?)$")
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[._-])(?:(?:api|access|auth|bearer|hf|private|secret)_?(?:key|token)|token|secret|passw(?:or)?d|credentials?)$"
+)
+_SECRET_VARIABLE = re.compile(r"(?i)_key$")
+"""Of an environment variable besides; of a config's keys, data.prompt_key is none."""
 _NO_SECRET = re.compile(r"(?i)^(?:true|false|none|null|[\d._-]*)$")
 _IN_ADDRESS = re.compile(r"://[^/\s@]+@")
 _IN_QUERY = re.compile(r"(?i)([?&][\w-]*(?:key|token|secret|password)=)[^&\s]+")
-_MIN_SECRET = 6
+_MIN_SECRET = 8
 _MAX_CHARS = 600
 
 
@@ -80,8 +84,9 @@ def sentence(error: BaseException) -> str:
 
 def secrets_of(words: Sequence[str]) -> list[str]:
     """Values that must be shown nowhere: of environment variables and of words KEY=VALUE whose name is a secret's."""
-    pairs = [*os.environ.items(), *(word.lstrip("+").split("=", 1) for word in words if "=" in word)]
-    found = {value.strip("'\" ") for name, value in pairs if _SECRET_NAME.search(name)}
+    given = [word.lstrip("+").split("=", 1) for word in words if "=" in word]
+    found = {value.strip("'\" ") for name, value in [*os.environ.items(), *given] if _SECRET_NAME.search(name)}
+    found |= {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)}
     # Longest first, so that one that holds another is replaced as a whole.
     return sorted((s for s in found if len(s) >= _MIN_SECRET and not _NO_SECRET.match(s)), key=len, reverse=True)
 

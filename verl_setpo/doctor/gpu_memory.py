@@ -23,17 +23,27 @@ def memory_checks(config: DictConfig) -> Iterator[Check]:
     if config.trainer.get("device") != "cuda" or not torch.cuda.is_available():
         yield Check(name, "not done", f"trainer.device={config.trainer.get('device')}, and torch sees no GPU here")
         return
-    share = float(config.actor_rollout_ref.rollout.gpu_memory_utilization)
+    share = served_share(config)
     needed, what = embedder_needs(config)
     for index in range(torch.cuda.device_count()):
         free, total = (number / _GB for number in torch.cuda.mem_get_info(index))
         yield judged(f"{name} {index}", free, total, share, needed, what)
 
 
+def served_share(config: DictConfig) -> float:
+    """Of each GPU's memory, what vLLM is given: for rollouts or, where it serves a reward model, a judge or an embedder
+    on the same GPUs, for that, whichever is more. They take turns."""
+    shares = [float(config.actor_rollout_ref.rollout.gpu_memory_utilization)]
+    server = config.reward.reward_model
+    if server.enable and not server.enable_resource_pool:
+        shares.append(float(server.rollout.gpu_memory_utilization))
+    return max(shares)
+
+
 def judged(name: str, free: float, total: float, share: float, needed: float, what: str) -> Check:
-    """One GPU. free, total, needed: GB. share: of the total, for the rollout engine."""
+    """One GPU. free, total, needed: GB. share: of the total, for vLLM."""
     rest = free - share * total
-    found = f"{free:.1f} of {total:.1f} GB free, rollouts take {share * total:.1f}, {max(rest, 0):.1f} left"
+    found = f"{free:.1f} of {total:.1f} GB free, vLLM takes {share * total:.1f}, {max(rest, 0):.1f} left"
     if rest < 0:
         cure = "End what else is on this GPU, or lower actor_rollout_ref.rollout.gpu_memory_utilization."
         return Check(name, "fail", found, cure)

@@ -72,9 +72,9 @@ def examine(asked: Asked, on_check: Callable[[str], None] = lambda name: None) -
 
 
 def _environment() -> Found:
-    from verl_setpo.doctor.environment import environment_checks
+    from verl_setpo.doctor.environment import all_checks
 
-    return environment_checks()
+    return all_checks()
 
 
 def _plugin() -> Found:
@@ -161,13 +161,14 @@ def _ray(setup: _Setup, wanted: bool) -> Found:
 
     from verl_setpo.doctor.plugin import plugin_in_ray
 
-    joins, variables = False, dict[str, str]()
+    cluster, variables = None, dict[str, str]()
     if setup.config is not None:
         from verl_setpo.trainer.inputs_check import _ray_runs
 
-        joins = _ray_runs(setup.config)
+        if _ray_runs(setup.config):
+            cluster = OmegaConf.select(setup.config, "ray_kwargs.ray_init.address") or "auto"
         variables = OmegaConf.select(setup.config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
-    return plugin_in_ray(joins, {str(name): str(value) for name, value in variables.items()})
+    return plugin_in_ray(cluster, {str(name): str(value) for name, value in variables.items()})
 
 
 def _no_config(name: str) -> Check:

@@ -69,11 +69,11 @@ def config_groups() -> Iterator[Check]:
     yield Check("config groups", "ok" if found else "fail", text, "" if found else REINSTALL)
 
 
-def plugin_in_ray(joins: bool, environment: Mapping[str, str]) -> Iterator[Check]:
+def plugin_in_ray(cluster: str | None, environment: Mapping[str, str]) -> Iterator[Check]:
     """A task in a real Ray that imports verl: one worker of a Ray of our own, or one on each node of a running cluster.
 
     Args:
-        joins: whether a run here would join a cluster.
+        cluster: address of the cluster that a run here would join, such as auto; None where it would start one.
         environment: variables that the run gives Ray's workers.
     """
     import ray
@@ -81,9 +81,10 @@ def plugin_in_ray(joins: bool, environment: Mapping[str, str]) -> Iterator[Check
 
     if ray.is_initialized():
         raise ValueError("Ray runs in this process already, and is not ours to end.")
-    quiet: dict[str, Any] = {"include_dashboard": False, "num_cpus": 1, "num_gpus": 0, "address": "local"}
+    joins = cluster is not None
+    small: dict[str, Any] = {"address": "local", "include_dashboard": False, "num_cpus": 1, "num_gpus": 0}
     ray.init(
-        **({} if joins else quiet),
+        **({"address": cluster} if joins else small),
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=False,
