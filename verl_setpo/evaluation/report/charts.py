@@ -72,8 +72,8 @@ def validation_charts(comparison: Comparison, run_of: Sequence[int]) -> list[Cha
             _line(distinct, row.label, run, [step for step, _ in known], [y for _, y in known])
     if distinct.data:
         distinct.update_yaxes(rangemode="tozero")
-        charts.append(Chart("Distinct correct answers a problem", distinct))
-    return [*charts, Chart("Pass@1", pass_at_1)]
+        charts.append(Chart("Distinct correct answers a problem, over training", distinct))
+    return [*charts, Chart("Pass@1 over training", pass_at_1)]
 
 
 def curve_chart(title: str, x_title: str, curves: Sequence[EstimateCurve], note: str, percent: bool = False) -> Chart:

@@ -62,7 +62,9 @@ def build_content(runs: Sequence[Run], comparison: Comparison | None) -> Content
     keys, num_samples = comparison.keys, comparison.num_samples
     figures = [problem_figures(model, keys, num_samples) for model in models]
     pairs = model_pairs(models) if any(model.run is not None for model in models) else []
-    order = most_changed(figures, pairs)
+    # Every trained model differs from the start: where there are runs to compare, their differences are read first.
+    between_runs = [pair for pair in pairs if models[pair[0]].run is not None]
+    order = most_changed(figures, between_runs or pairs)
     chosen = _affordable([keys[p] for p in order], models)
     texts: list[Texts] = []
     vocabulary: dict[str, int] = {}

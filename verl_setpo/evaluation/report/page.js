@@ -4,6 +4,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const PAGE_ROWS = 12;
+  const FIRST_CLUSTERS = 6;
 
   function element(tag, options = {}, ...children) {
     const made = document.createElement(tag);
@@ -61,14 +62,20 @@
     return said.join(" · ");
   }
 
+  // What is closed is made when it is opened.
+  function unfolding(title, content) {
+    const made = element("details", { class: "rollout" }, element("summary", { text: title }));
+    made.addEventListener("toggle", () => made.append(...content()), { once: true });
+    return made;
+  }
+
   function rolloutView(rollout, open) {
     if (rollout.text === undefined) {
       return element("div", { class: "rollout" }, element("span", { text: rolloutLine(rollout) }));
     }
-    const made = element("details", { class: "rollout", open }, element("summary", { text: rolloutLine(rollout) }));
-    if (open) made.append(cutText(rollout.text));
-    else made.addEventListener("toggle", () => made.append(cutText(rollout.text)), { once: true });
-    return made;
+    if (!open) return unfolding(rolloutLine(rollout), () => [cutText(rollout.text)]);
+    const summary = element("summary", { text: rolloutLine(rollout) });
+    return element("details", { class: "rollout", open }, summary, cutText(rollout.text));
   }
 
   function clusterView(cluster, open) {
@@ -83,9 +90,7 @@
         element("span", { class: "quiet", text: count > 1 ? `${count} rollouts` : "1 rollout" })),
       rolloutView(first, open));
     if (others.length) {
-      const more = element("details", { class: "rollout" }, element("summary", { text: `${others.length} more` }));
-      more.addEventListener("toggle", () => more.append(...others.map((one) => rolloutView(one, false))), { once: true });
-      made.append(more);
+      made.append(unfolding(`${others.length} more`, () => others.map((one) => rolloutView(one, false))));
     }
     return made;
   }
@@ -183,8 +188,12 @@
       const parts = [value === null ? null : content.percent ? `${figureText(value)} right` : `mean reward ${figureText(value)}`,
         `${samples} rollouts`, distinct === null ? null : `${Number(distinct.toFixed(1))} ${content.distinct}`];
       made.append(element("p", { class: "quiet", text: parts.filter(Boolean).join(" · ") }));
-      made.append(...group.clusters.map((cluster, c) => clusterView(cluster, c === 0)));
-      if (group.more) made.append(element("p", { class: "quiet", text: `and ${group.more} more clusters` }));
+      made.append(...group.clusters.slice(0, FIRST_CLUSTERS).map((cluster, c) => clusterView(cluster, c === 0)));
+      const others = group.clusters.slice(FIRST_CLUSTERS);
+      if (others.length) {
+        made.append(unfolding(`${others.length} more clusters`, () => others.map((cluster) => clusterView(cluster, false))));
+      }
+      if (group.more) made.append(element("p", { class: "quiet", text: `and ${group.more} clusters that are not in this page` }));
       return made;
     }
 
@@ -203,7 +212,7 @@
     }
 
     const heads = models.map((model) => element("th", { scope: "col", text: model.name }));
-    if (pairs.length) heads.push(element("th", { scope: "col", text: "change" }));
+    if (pairs.length) heads.push(element("th", { scope: "col", text: content.percent ? "change, points" : "change" }));
     const controls = element("div", { class: "controls" }, pairs.length > 1 ? pick : null,
       ...buttons.filter((button) => pairs.length || !["gained", "lost"].includes(button.textContent)), find);
     const table = element("div", { class: "scroll" }, element("table", {},

@@ -7,9 +7,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import count
 from typing import Any
 
-from verl_setpo.evaluation.comparison import Comparison, Estimate
+from verl_setpo.evaluation.comparison import CONFIDENCE, Comparison, Estimate
 from verl_setpo.evaluation.formats import caption, table_cells
 from verl_setpo.evaluation.report.charts import (
     Chart,
@@ -36,7 +37,7 @@ def html_page(runs: Sequence[Run], comparison: Comparison | None, content: Conte
 
     charts = _charts(runs, comparison, content)
     data = {
-        "charts": [chart.figure.to_dict() for _, group in charts for chart in group],
+        "charts": [chart.figure.to_dict() for _, _, group in charts for chart in group],
         "theme": theme(),
         "problems": content.problems,
         "training": content.training,
@@ -105,7 +106,8 @@ def paired_table(rows: Sequence[PairedRow]) -> list[list[str]]:
     return [list(PAIRED_HEADER), *table] if rows else []
 
 
-def _charts(runs: Sequence[Run], comparison: Comparison | None, content: Content) -> list[tuple[str, list[Chart]]]:
+def _charts(runs: Sequence[Run], comparison: Comparison | None, content: Content) -> list[tuple[str, str, list[Chart]]]:
+    """The title, a word on it and the charts of each group."""
     groups = []
     if comparison is not None:
         run_of = [i for i, run in enumerate(runs) if run.validations]
@@ -120,19 +122,18 @@ def _charts(runs: Sequence[Run], comparison: Comparison | None, content: Content
                 f"verl's files hold texts, not tokens.{most}"
             )
             charts.append(curve_chart("Branching", "words from the start", content.branching, note))
-        groups.append((f"Validation ({caption(comparison)})", charts))
+        groups.append(("Validation", f"Bands: {CONFIDENCE:.0%} bootstrap intervals over problems.", charts))
     training = training_charts(runs)
     if training:
-        groups.append(("Training (as logged each step, and its running mean)", training))
+        groups.append(("Training", "Thin: as logged each step. Thick: the running mean.", training))
     return groups
 
 
-def _numbered(groups: Sequence[tuple[str, Sequence[Chart]]]) -> list[tuple[str, list[tuple[int, Chart]]]]:
-    numbered, number = [], 0
-    for title, charts in groups:
-        numbered.append((title, list(enumerate(charts, start=number))))
-        number += len(charts)
-    return numbered
+def _numbered(
+    groups: Sequence[tuple[str, str, Sequence[Chart]]],
+) -> list[tuple[str, str, list[tuple[int, Chart]]]]:
+    numbers = count()
+    return [(title, said, [(next(numbers), chart) for chart in charts]) for title, said, charts in groups]
 
 
 def paired_cells(row: PairedRow) -> dict[str, str]:

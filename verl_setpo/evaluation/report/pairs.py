@@ -102,7 +102,7 @@ def paired_rows(
 
 
 def most_changed(figures: Sequence[ProblemFigures], pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """All problems, those first that are worth reading: by turns the largest gain in right samples of a pair, the
+    """All problems, those first that are worth reading: of the pairs, by turns the largest gain in right samples, the
     largest loss, and the largest change in distinct answers; at last those that no pair differs on."""
     num_problems = len(figures[0].share_correct_P)
     gains, losses, other = (np.zeros(num_problems) for _ in range(3))
