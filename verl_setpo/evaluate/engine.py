@@ -7,7 +7,7 @@ When stdin ends, its parent has gone, and this process ends itself and its child
     job    {"model", "dtype", "engine", "chat_template_kwargs", "trust_remote_code", "sampling",
             "sets": [{"messages": {row: [...]}, "wanted": [[row, sample, seed], ...]}]}
     back   {"ready": true}, then {"set", "row", "sample", "input", "output", "finish_reason", "num_tokens"} for each
-           sample, and {"done": true}; or {"error": "one sentence"}
+           sample, and {"done": true}; or {"refused": "one sentence"} for what is wrong with the job, or {"error": ...}
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ def main() -> None:
                 send(message)
             send({"done": True})
         except RefusedError as error:
-            send({"error": str(error)})
+            send({"refused": str(error)})
         except Exception as error:
             import traceback
 
             traceback.print_exc()
-            send({"error": f"vLLM stopped with {type(error).__name__}: {str(error).strip().splitlines()[:1]}"})
+            cause = (str(error).strip() or "no message").splitlines()[0]
+            send({"error": f"vLLM stopped with {type(error).__name__}: {cause}"})
     # Not by the interpreter's end: threads of vLLM may wait for one another there.
     sys.stdout.flush()
     os._exit(0)

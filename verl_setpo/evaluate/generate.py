@@ -78,6 +78,8 @@ def _messages(lines: Iterator[bytes], process: subprocess.Popen[bytes], log: Pat
         message = json.loads(line) if line.endswith(b"\n") else {}
         if "done" in message:
             return
+        if "refused" in message:
+            raise EngineError(printable(message["refused"]))
         if "error" in message:
             raise EngineError(f"{printable(message['error'])} (what vLLM said: {printable(log)})")
         if message:

@@ -9,6 +9,7 @@ stdin says that it is gone.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import inspect
 import json
 import math
@@ -29,12 +30,27 @@ def load(path: str, name: str) -> Callable[..., Any]:
         from verl_setpo.tasks.rewards import compute_score
 
         return compute_score
-    from verl.utils.import_utils import load_extern_object
-
-    function = load_extern_object(path, name)
+    function = _verls_loader()(path, name)
     if not callable(function):
         raise TypeError(f"{name} is no function")
     return function
+
+
+def _verls_loader() -> Callable[[str, str], Callable[..., Any]]:
+    """verl's own `load_extern_object`, from its file: `import verl` takes seconds and half a gigabyte.
+
+    Raises ImportError where verl is not installed.
+    """
+    verl = importlib.util.find_spec("verl")
+    if verl is None or not verl.submodule_search_locations:
+        raise ImportError("verl is not installed")
+    file = os.path.join(verl.submodule_search_locations[0], "utils", "import_utils.py")
+    spec = importlib.util.spec_from_file_location("_verl_import_utils", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load_extern_object
 
 
 def grade(function: Callable[..., Any], kwargs: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
