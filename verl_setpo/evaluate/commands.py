@@ -88,7 +88,7 @@ def evaluate(
     from verl_setpo.evaluate.sets import read_sets
 
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, _interrupt)  # as a cluster's scheduler ends a job
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as a cluster's scheduler ends a job
     try:
         options = Options(
             n=n,
@@ -119,6 +119,8 @@ def evaluate(
         raise typer.Exit(130) from None
     except (ValueError, OSError, EngineError) as error:
         _fail(str(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def grade(

@@ -103,6 +103,14 @@ class Graders:
         finally:
             self._idle.put(process)
 
+    def load(self) -> None:
+        """Load the function now. Raises RewardError where that fails."""
+        process = self._idle.get()
+        try:
+            process.start()
+        finally:
+            self._idle.put(process)
+
     def _grade(self, response: dict[str, Any]) -> dict[str, Any]:
         process = self._idle.get()
         try:
@@ -131,8 +139,7 @@ class _Process:
 
     def ask(self, response: dict[str, Any]) -> dict[str, Any]:
         """{"graded": ...} or {"error": ...}. Raises RewardError where the function cannot be loaded."""
-        if self._process is None:
-            self._start()
+        self.start()
         answer = self._exchange(response, self.reward.timeout_s)
         if answer is None:
             self._kill()
@@ -145,7 +152,10 @@ class _Process:
         if self._process is not None:
             _kill_session(self._process)
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, unless it runs. Raises RewardError where the function cannot be loaded."""
+        if self._process is not None:
+            return
         if self._closed:
             raise RewardError("grading has ended")
         self._process = subprocess.Popen(

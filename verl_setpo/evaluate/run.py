@@ -43,8 +43,8 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM came; the message says how to go on."""
 
 
-def evaluate(asked: Evaluation, console: Console) -> list[Figures]:
-    """Draw what is missing, grade it, and give the figures of all that the folder holds.
+def evaluate(asked: Evaluation, console: Console) -> None:
+    """Draw what is missing of an evaluation, and grade it.
 
     Raises:
         ValueError, EngineError, OSError: it cannot be done; the message is one sentence for the user.
@@ -68,7 +68,6 @@ def evaluate(asked: Evaluation, console: Console) -> list[Figures]:
             for of_model in journals.values():
                 for journal in of_model:
                     journal.close()
-        return all_figures(asked.out)
 
 
 def all_figures(out: Path, ks: Sequence[int] | None = None) -> list[Figures]:
@@ -101,6 +100,8 @@ def _evaluate_model(asked: Evaluation, model: Model, journals: Sequence[Journal]
         if asked.options.reward.is_own:
             for one in asked.sets:
                 check_gradable(one, graders)
+        else:
+            graders.load()
         graded: dict[tuple[int, Key], Future[Fields]] = {}
         for number, (one, journal) in enumerate(zip(asked.sets, journals, strict=True)):
             for key, fields in journal.ungraded():

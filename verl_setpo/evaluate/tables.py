@@ -31,7 +31,8 @@ def cells(rows: Sequence[Figures]) -> tuple[list[str], list[list[Cell]]]:
     k = max(set.intersection(*(set(row.pass_at_k) for row in rows)))
     headers = ["model", "set", "pass@1 (%)", f"pass@{k} (%)", f"majority@{k} (%)", f"vote share@{k} (%)"]
     headers += ["distinct correct answers", "cut off (%)", "tokens"]
-    return headers, [_row(row, k) for row in rows]
+    body = [_row(row, k) for row in rows]
+    return headers, body + [_average_row(average, k) for average in averages(rows)]
 
 
 def _row(row: Figures, k: int) -> list[Cell]:
@@ -46,6 +47,48 @@ def _row(row: Figures, k: int) -> list[Cell]:
         _cell(row.distinct, 2),
         Cell(UNKNOWN if row.truncated is None else f"{100 * row.truncated:.1f}"),
         Cell(UNKNOWN if row.mean_tokens is None else f"{row.mean_tokens:.0f}"),
+    ]
+
+
+def averages(rows: Sequence[Figures]) -> list[dict[str, Any]]:
+    """For each model with several sets the means over them, as papers give them: each set counts alike, no interval."""
+    by_model: dict[tuple[str, int], list[Figures]] = {}
+    for row in rows:
+        by_model.setdefault((row.run, row.step), []).append(row)
+    return [_average(run, step, of) for (run, step), of in by_model.items() if len(of) > 1]
+
+
+def _average(run: str, step: int, rows: Sequence[Figures]) -> dict[str, Any]:
+    ks = sorted(set.intersection(*(set(row.pass_at_k) for row in rows)))
+    found: dict[str, Any] = {"model": run, "step": step, "sets": [row.set_name for row in rows]}
+    found["pass_at_k"] = {str(k): _mean([row.pass_at_k[k].mean for row in rows]) for k in ks}
+    found["mean_score"] = _mean([row.mean_score.mean for row in rows])
+    votes = [row.majority for row in rows if row.majority is not None]
+    known = len(votes) == len(rows)
+    found["majority_at_k"] = {
+        str(k): {"accuracy": _mean([v[k][0].mean for v in votes]), "vote_share": _mean([v[k][1].mean for v in votes])}
+        for k in (ks if known else ())
+    }
+    distinct = [row.distinct.mean for row in rows if row.distinct is not None]
+    found["distinct_correct"] = _mean(distinct) if len(distinct) == len(rows) else None
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _average_row(average: dict[str, Any], k: int) -> list[Cell]:
+    vote = average["majority_at_k"].get(str(k), {})
+    shares = [average["pass_at_k"]["1"], average["pass_at_k"][str(k)], vote.get("accuracy"), vote.get("vote_share")]
+    distinct = average["distinct_correct"]
+    return [
+        Cell(f"{average['model']} {average['step']}" if average["step"] else average["model"]),
+        Cell(f"mean of {len(average['sets'])} sets"),
+        *(Cell(UNKNOWN if share is None else f"{100 * share:.1f}".replace("100.0", "100")) for share in shares),
+        Cell(UNKNOWN if distinct is None else f"{distinct:.2f}"),
+        Cell(UNKNOWN),
+        Cell(UNKNOWN),
     ]
 
 
@@ -118,7 +161,8 @@ def _line(texts: Sequence[str]) -> str:
 
 def as_json(rows: Sequence[Figures]) -> dict[str, Any]:
     """All figures as plain JSON values; what is unknown is null."""
-    return {"confidence": CONFIDENCE, "results": [_row_json(row) for row in rows], "notes": notes(rows)}
+    results = [_row_json(row) for row in rows]
+    return {"confidence": CONFIDENCE, "results": results, "averages": averages(rows), "notes": notes(rows)}
 
 
 def _row_json(row: Figures) -> dict[str, Any]:
