@@ -89,12 +89,21 @@ def _run(script: Path, environment: dict[str, str]) -> list[str]:
 def compose_run(words: Sequence[str]) -> DictConfig:
     """verl's config with the overrides, as its own entrypoint composes it, device included.
 
-    Raises whatever Hydra raises, with the key in it.
+    Raises ValueError for a word that is none, and whatever Hydra raises for a key, with the key in it.
     """
     from hydra import compose, initialize_config_module
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
     from omegaconf import open_dict
     from verl.utils.device import auto_set_device
 
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            parser.parse_override(word)
+        except HydraException:  # which names what it expected, and not the word
+            key = word.partition("=")[0]
+            raise ValueError(f"{key}: its value cannot be read: quote it for Hydra, as in '{key}=\"a b\"'.") from None
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=list(words))
     with open_dict(config):

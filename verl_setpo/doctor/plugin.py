@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from verl_setpo.doctor.check import Check, sentence
@@ -93,25 +94,27 @@ def plugin_in_ray(cluster: str | None, environment: Mapping[str, str]) -> Iterat
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
         remote = ray.remote(missing_estimators)
-        refs = {
-            node["NodeManagerAddress"]: remote.options(
+        tasks = {
+            node["NodeID"]: remote.options(
                 num_cpus=0 if joins else 1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             ).remote()
             for node in nodes
         }
-        for address, ref in refs.items():
-            where = f"on {address}: " if joins else ""
+        bad = []
+        for node in nodes:
+            where = f"on {node['NodeManagerAddress']}: " if joins else ""
             try:
-                missing = ray.get(ref, timeout=START_S)
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause if isinstance(error.cause, BaseException) else error
-                yield Check(
-                    "Ray worker", "fail", f"{where}{type(cause).__name__}: {cause}", f"{REINSTALL[:-1]}, there."
-                )
-            else:
-                yield _judged(
-                    "Ray worker", missing, f"{where}Ray {ray.__version__} starts, verl loads the plugin in it"
-                )
+                found = _judged("Ray worker", ray.get(tasks[node["NodeID"]], timeout=START_S), "")
+            except ray.exceptions.GetTimeoutError:
+                cure = "Look at `ray status`: has the node a CPU free?"
+                found = Check("Ray worker", "fail", f"no worker answered within {START_S:g} s", cure)
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                found = Check("Ray worker", "fail", sentence(cause or error), REINSTALL)
+            if found.status != "ok":
+                bad.append(replace(found, found=f"{where}{found.found}"))
+        count = f"each of {len(nodes)} nodes" if joins else "a worker"
+        yield from bad or [Check("Ray worker", "ok", f"Ray {ray.__version__}: verl loads the plugin in {count}")]
     finally:
         ray.shutdown()
