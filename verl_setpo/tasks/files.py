@@ -26,10 +26,12 @@ def new_folder(out: Path, *, record: str, overwrite: bool = False) -> Iterator[P
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file: name a folder")
     if out.exists() and any(out.iterdir()):
+        if not (out / record).is_file():
+            raise ValueError(
+                f"--out {out} is not empty and has no {record}, so --overwrite will not replace it: name a new folder"
+            )
         if not overwrite:
             raise ValueError(f"--out {out} is not empty: name a new folder, or add --overwrite to replace it")
-        if not (out / record).is_file():
-            raise ValueError(f"--out {out} has no {record}, so --overwrite will not replace it: name a new folder")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     retired = out.with_name(f".{out.name}.{os.getpid()}.old")
     partial.mkdir(parents=True)

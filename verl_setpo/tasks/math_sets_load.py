@@ -1,6 +1,7 @@
 """Fetch a published set of problems by the `datasets` library: from the hub, its cache, or a local copy."""
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ _READERS = {
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# No copy of a set has nearly so many files, folders and notes of the download.
+_MOST_ENTRIES = 500
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,10 @@ def opened(entry: HubSet, *, local_path: Path | None = None, revision: str | Non
         return
     if revision is not None:
         raise ValueError(f"--revision is {revision!r} beside --local-path: a local copy has no other revision")
+    if local_path.name in ("", ".."):  # datasets takes a folder's name for the set's
+        local_path = local_path.resolve()
     # datasets copies what it reads to a cache; a local file needs none that stays.
-    with tempfile.TemporaryDirectory(prefix="verl-setpo-data-") as cache, _no_progress():
+    with tempfile.TemporaryDirectory(prefix="verl-setpo-data-") as cache, _quiet():
         found = _from_disk(entry, local_path, cache)
         splits = _ours(entry, found, f"--local-path {local_path}", partly=True)
         yield Source(splits, {"local_path": str(local_path.resolve()), "commit": _commit_of(local_path)})
@@ -134,6 +139,8 @@ def _from_disk(entry: HubSet, path: Path, cache: str) -> Mapping[str, "Dataset"]
         if (path / "state.json").is_file():
             return DatasetDict({_split_of(entry, path): load_from_disk(str(path))})
         files = {split: name for split, name in entry.files.items() if (path / name).is_file()}
+        if not files:
+            _check_entries(path)
         return load_dataset(str(path), _config(entry, path), data_files=files or None, cache_dir=cache)
     except Exception as error:
         raise ValueError(f"--local-path {path} cannot be read as {entry.name}: {_cause(error)}") from error
@@ -151,6 +158,15 @@ def _snapshot(path: Path) -> Path:
     if len(snapshots) > 1:
         raise ValueError(f"it holds {len(snapshots)} revisions: name one of the folders in {path / 'snapshots'}")
     return snapshots[0]
+
+
+def _check_entries(path: Path) -> None:
+    """Raises ValueError for a folder such as a home: datasets would walk the whole of it, for minutes."""
+    count = 0
+    for _, folders, files in os.walk(path):
+        count += len(folders) + len(files)
+        if count > _MOST_ENTRIES:
+            raise ValueError(f"it holds more than {_MOST_ENTRIES} files and folders: name the set's own folder or file")
 
 
 def _commit_of(path: Path) -> str | None:
@@ -219,18 +235,23 @@ def _cause(error: BaseException) -> str:
     """The first line of what lies at the bottom of an error: datasets wraps the cause in a general sentence."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, StopIteration) or "corresponds to no data" in str(error):  # datasets' words for no row
+        return "it has no rows"
     lines = str(error).strip().splitlines()
     return f"{lines[0]:.300}" if lines else type(error).__name__
 
 
 @contextmanager
-def _no_progress() -> Iterator[None]:
-    """A bar for each local file would be noise; one for a download is not."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def _quiet() -> Iterator[None]:
+    """A bar for each local file would be noise; one for a download is not. And what datasets logs of a file that it
+    cannot read, it raises too, so that our one sentence says it."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     before = are_progress_bars_disabled()
     disable_progress_bars()
     with contextlib.ExitStack() as stack:
         if not before:
             stack.callback(enable_progress_bars)
+        stack.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity(logging.CRITICAL)
         yield
