@@ -1,4 +1,4 @@
-"""Real samples of a tiny model by real vLLM: what is in the files, and that a sample is what it is whatever else runs."""
+"""Real samples by real vLLM: what is in the files, and that a sample is what it is whatever else runs."""
 
 from __future__ import annotations
 
