@@ -112,7 +112,7 @@ def test_training_rollouts_stand_side_by_side_with_credit_where_it_is_known(brow
         assert "credit" not in grpo.inner_text()
         assert "A response of grpo, session 0." in grpo.locator("pre").first.inner_text()
         assert setpo.locator(".cluster").count() == 2
-        assert "rollout 0 · reward 1 · credit −0.500 · advantage 0.000" in setpo.inner_text().replace("+", "")
+        assert "rollout 0 · reward 1 · credit −0.500 · advantage 0.000" in setpo.inner_text()
         for more in setpo.get_by_text("1 more").all():
             more.click()
         expect(setpo.get_by_text("rollout 3 · reward 0", exact=False)).to_contain_text("cut by the length limit")
@@ -148,15 +148,16 @@ def test_a_hostile_file_opens_within_five_seconds_and_runs_nothing(browser: Any,
     assert min(seconds) < 5
     with opened(browser, hostile_page) as it:
         page = it.page
+        everything = page.title()
         for name in ("problems", "training"):
             section = page.locator(f"[data-browser={name}]")
             for button in section.locator("tbody button").all()[:8]:
                 button.click()
                 assert not page.evaluate(HACKED)
+                everything += page.evaluate("document.documentElement.innerText")
         text = page.locator("[data-browser=problems]").inner_text()
         assert "All 10000 problems" in text
         assert "<img src=x onerror=" in page.locator("main").inner_text()  # as text
-        everything = page.evaluate("document.documentElement.innerText + document.title")
         assert not re.search("[\u202a-\u202e\u2066-\u2069\u2028\u2029\x00\x07\x1b\x85\ud800-\udfff\ufeff]", everything)
         assert not page.evaluate(HACKED)
         assert (it.complaints, it.requests) == ([], [])
@@ -165,7 +166,7 @@ def test_a_hostile_file_opens_within_five_seconds_and_runs_nothing(browser: Any,
 def test_all_problems_of_a_large_file_can_be_found_but_few_are_drawn(browser: Any, hostile_page: Path) -> None:
     with opened(browser, hostile_page) as it:
         section = it.page.locator("[data-browser=problems]")
-        assert section.locator("tbody tr").count() == 12
+        assert section.locator("tbody tr").count() == 8
         section.get_by_placeholder("find in problems").fill(" 9876")
         assert section.locator("tbody tr").count() == 1
         assert it.page.evaluate("document.querySelectorAll('*').length") < 10_000

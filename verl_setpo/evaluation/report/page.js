@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const PAGE_ROWS = 12;
+  const PAGE_ROWS = 8;
   const FIRST_CLUSTERS = 6;
 
   function element(tag, options = {}, ...children) {
@@ -41,7 +41,11 @@
   }
 
   // Rollouts.
-  const number = (value, digits, sign) => (sign && value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");
+  function number(value, digits, sign) {
+    const text = value.toFixed(digits);
+    if (Number(text) === 0) return text.replace("-", "");
+    return (sign && value > 0 ? "+" : "") + text.replace("-", "−");
+  }
 
   function cutText(parts) {
     const made = element("pre", { tabindex: "0" });
