@@ -145,7 +145,7 @@ def check_values(words: list[str], config: Any) -> None:
 
     parsed = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words) if "/" not in o.key_or_group}
     for key, override in parsed.items():
-        if key in ("set_rl", "model_engine", "platform"):
+        if key in ("set_rl", "model_engine", "platform") or key.startswith("hydra."):  # not in what is composed
             continue
         found, asked = OmegaConf.select(config, key), override.value()
         found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found

@@ -23,8 +23,8 @@ ROLLOUT_N=${ROLLOUT_N:-8}
 SET_SIZE=${SET_SIZE:-4}                 # of the 70 sets of 4 among 8 rollouts all are used, in closed form
 TEMPERATURE=${TEMPERATURE:-1.0}
 LR=${LR:-1e-6}
-CLIP_RATIO_LOW=${CLIP_RATIO_LOW:-0.2}
-CLIP_RATIO_HIGH=${CLIP_RATIO_HIGH:-0.28}
+CLIP_RATIO_LOW=${CLIP_RATIO_LOW:-}      # empty: 0.2, for gspo 3e-4
+CLIP_RATIO_HIGH=${CLIP_RATIO_HIGH:-}    # empty: 0.28, for gspo 4e-4
 TOTAL_EPOCHS=${TOTAL_EPOCHS:-4}
 VAL_N=${VAL_N:-32}
 PPO_MAX_TOKEN_LEN_PER_GPU=${PPO_MAX_TOKEN_LEN_PER_GPU:-24576}
@@ -42,6 +42,7 @@ SAVE_FREQ=${SAVE_FREQ:-50}
 TEST_FREQ=${TEST_FREQ:-50}
 MAX_CHECKPOINTS=${MAX_CHECKPOINTS:-3}
 PYTHON=${PYTHON:-python3}
+export VERL_FILE_LOGGER_PATH=${VERL_FILE_LOGGER_PATH:-$OUTPUT_DIR/metrics.jsonl} # where LOGGER names "file"
 ########################### end user-adjustable ###########################
 
 # What the methods differ in: the loss. Poly-EPO's, also for its GRPO baselines: no standard deviation, a sum over tokens
@@ -53,7 +54,7 @@ case $METHOD in
             actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm
         ) ;;
     gspo)
-        CLIP_RATIO_LOW=3e-4 CLIP_RATIO_HIGH=4e-4
+        CLIP_RATIO_LOW=${CLIP_RATIO_LOW:-3e-4} CLIP_RATIO_HIGH=${CLIP_RATIO_HIGH:-4e-4}
         LOSS=(
             actor_rollout_ref.actor.policy_loss.loss_mode=gspo
             actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean
@@ -68,6 +69,8 @@ case $METHOD in
         ) ;;
     *) echo "METHOD=$METHOD is unknown: use poly_epo, grpo, gspo, dapo or grpo_div." >&2 && exit 2 ;;
 esac
+CLIP_RATIO_LOW=${CLIP_RATIO_LOW:-0.2}
+CLIP_RATIO_HIGH=${CLIP_RATIO_HIGH:-0.28}
 
 SIGNAL=(algorithm.set_rl.signal.name=answer)
 
@@ -148,6 +151,7 @@ TRAINER=(
     trainer.resume_mode=auto
     trainer.test_freq="$TEST_FREQ"
     trainer.total_epochs="$TOTAL_EPOCHS"
+    hydra.run.dir="$OUTPUT_DIR/hydra"
 )
 
 "$PYTHON" -m verl.trainer.main_ppo \

@@ -54,6 +54,7 @@ SAVE_FREQ=${SAVE_FREQ:-20}
 TEST_FREQ=${TEST_FREQ:-20}
 MAX_CHECKPOINTS=${MAX_CHECKPOINTS:-3}
 PYTHON=${PYTHON:-python3}
+export VERL_FILE_LOGGER_PATH=${VERL_FILE_LOGGER_PATH:-$OUTPUT_DIR/metrics.jsonl} # where LOGGER names "file"
 ########################### end user-adjustable ###########################
 
 # What the methods differ in: learning rate, clip, weight of diversity, loss.
@@ -205,6 +206,7 @@ TRAINER=(
     trainer.resume_mode=auto
     trainer.test_freq="$TEST_FREQ"
     trainer.total_epochs="$TOTAL_EPOCHS"
+    hydra.run.dir="$OUTPUT_DIR/hydra"
 )
 
 "$PYTHON" -m verl.trainer.main_ppo model_engine=megatron \

@@ -119,6 +119,12 @@ def test_each_step_has_its_file_and_several_batches_of_a_step_share_it(queue, tm
     assert [line["uid"] for line in read_log(tmp_path / "new" / "folder", 2)] == list("rr")
 
 
+def test_a_step_that_is_trained_again_after_a_resume_has_one_line_a_rollout(queue, tmp_path):
+    compute(logging_trainer(tmp_path), [Row("p", s) for s in range(3)])
+    compute(logging_trainer(tmp_path), [Row("q", s) for s in range(2)])
+    assert [line["uid"] for line in read_log(tmp_path)] == list("qq")
+
+
 def test_nothing_is_written_unless_asked_for(queue, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     compute(make_trainer("+set_rl=grpo_div"), [Row("p", s) for s in range(3)])

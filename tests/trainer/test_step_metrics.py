@@ -223,6 +223,13 @@ def test_clusters_are_left_out_where_no_answer_is_known(queue):
     assert "set_rl/credit/mean" in metrics
 
 
+def test_a_step_of_degenerate_rollouts_only_shows(queue):
+    trainer = make_trainer("+set_rl=poly_epo", "algorithm.set_rl.set_size=2")
+    metrics = compute(trainer, rows_of("p", "000", "---")).metrics
+    assert metrics["set_rl/degenerate_fraction"] == 1
+    assert metrics["set_rl/clusters_per_prompt/mean"] == metrics["set_rl/correct_clusters_per_prompt/mean"] == 0
+
+
 def test_the_answers_are_counted_also_under_a_kernel(queue):
     metrics = compute(make_trainer("+set_rl=set_loo"), rows_of("p", "1100", "aab-")).metrics
     assert metrics["set_rl/clusters_per_prompt/mean"] == 2

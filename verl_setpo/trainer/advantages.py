@@ -43,6 +43,7 @@ class SetAdvantageMixin:
     signal: Signal
     auto_coef: AutoCoef | None
     _checked_rewards: bool
+    _logged_step: int | None = None
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Base advantage by verl, then the set estimator over it; both end up in TransferQueue."""
@@ -208,9 +209,9 @@ class SetAdvantageMixin:
             metrics["set_rl/grader_failed"] = float(sum(map(bool, graded)))
         if self.settings.rollout_log:
             extras = rows.log_extras(batch.keys, self.config.data.max_response_length, self.tokenizer.eos_token_id)
-            write_rollout_log(
-                self.settings.rollout_log, rollout_rows(report, extras, self.global_steps), self.global_steps
-            )
+            lines, again = rollout_rows(report, extras, self.global_steps), self._logged_step == self.global_steps
+            write_rollout_log(self.settings.rollout_log, lines, self.global_steps, again)
+            self._logged_step = self.global_steps
 
     def _signal_metrics(self, failures: Sequence[str | None]) -> dict[str, float]:
         """Figures of the signal, under its name: every step says which one it used, and for how many prompts."""

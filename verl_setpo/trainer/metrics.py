@@ -69,10 +69,12 @@ def _in_force(report: StepReport) -> dict[str, float]:
 
 def _cluster_metrics(report: StepReport, correct_PN: torch.Tensor) -> dict[str, float]:
     mask_PN, clusters_PN = report.step.groups.mask_PN, report.clusters_PN
-    if report.step.signal.clusters_PN is not None:
+    from_signal = report.step.signal.clusters_PN is not None
+    if from_signal:
         # A judge that said nothing about a group did not call its rollouts degenerate.
         mask_PN, clusters_PN, correct_PN = (x[~report.failed_P] for x in (mask_PN, clusters_PN, correct_PN))
-    if not (clusters_PN[mask_PN] >= 0).any():
+    # Under a kernel the clusters are of answers, and a task may have none.
+    if not mask_PN.any() or not (from_signal or (clusters_PN[mask_PN] >= 0).any()):
         return {}
     return {
         "set_rl/clusters_per_prompt/mean": _distinct(clusters_PN, mask_PN).mean().item(),

@@ -41,9 +41,13 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def write_rollout_log(directory: str, rows: list[dict[str, Any]], global_step: int) -> None:
-    """Append to `<directory>/<global_step>.jsonl`. One write call, so that a killed run leaves whole lines."""
+def write_rollout_log(directory: str, rows: list[dict[str, Any]], global_step: int, again: bool) -> None:
+    """Write `<directory>/<global_step>.jsonl`, or append to it if this run wrote to it before (`again`).
+
+    What an earlier run left there, before a resume from an older step, is not this run's. One write call, so that a
+    killed run leaves whole lines.
+    """
     os.makedirs(directory, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=True, default=_plain) + "\n" for row in rows)
-    with open(os.path.join(directory, f"{global_step}.jsonl"), "a", encoding="ascii") as file:
+    with open(os.path.join(directory, f"{global_step}.jsonl"), "a" if again else "w", encoding="ascii") as file:
         file.write(lines)
