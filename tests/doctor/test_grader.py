@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pyarrow as pa
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 from verl_setpo.cli import app
 from verl_setpo.doctor import grader
 from verl_setpo.doctor.grader import Case, grade_cases, load_cases
+from verl_setpo.equivalence.process import StartError
+from verl_setpo.tasks.data import write_dataset
 
 CASES = load_cases()
 
@@ -101,14 +104,85 @@ def test_rows_that_cannot_be_graded_are_shown_with_their_number_and_cause(tmp_pa
     assert "2 math500 {8 as an answer it is not equal to itself" in text
 
 
-def test_a_file_that_is_no_data_is_one_sentence(tmp_path):
-    path = tmp_path / "x.parquet"
-    for content in (None, b"no parquet"):
-        if content is not None:
-            path.write_bytes(content)
-        result = doctor("--data", path)
-        assert result.exit_code == 1
-        (line,) = result.stderr.splitlines()
-        assert line.startswith(f"Error: --data {path} cannot be read as parquet with the columns data_source")
-    pq.write_table(pa.table({"answer": ["7"]}), path)
-    assert "Error: --data" in doctor("--data", path).stderr
+@pytest.mark.parametrize("style", ["tiny", "instruct"])
+@pytest.mark.parametrize("task", ["polynomial", "countdown", "multiplication"])
+def test_generated_problems_are_graded_by_a_solution_of_them(task, style, tmp_path):
+    write_dataset(tmp_path / "data", task, train_size=40, test_size=1, seed=0, style=style)
+    result = doctor("--data", tmp_path / "data" / "train.parquet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "40 of 40 ground truths get the reward 1" in result.stdout
+    assert "not looked at" not in result.stdout
+
+
+def test_generated_problems_that_are_broken_or_have_no_solution_are_shown(tmp_path):
+    rows = [
+        ("polynomial", '{"a": 1, "b": 2}'),
+        ("multiplication", "22981"),
+        ("countdown", json.dumps({"numbers": [1, 1, 1], "target": 50})),
+        ("countdown", json.dumps({"numbers": [1, 2, 3], "target": 6})),
+        ("polynomial", None),
+    ]
+    result = doctor("--data", write(tmp_path / "a.parquet", rows))
+    assert result.exit_code == 1
+    assert "1 of 5 ground truths get the reward 1" in result.stdout
+    text = " ".join(result.stdout.replace("│", " ").split())
+    assert "ground truth has c=None, which must be an integer" in text
+    assert "ground truth '22981' is not a JSON object" in text
+    assert '2 countdown {"numbers": [1, 1, 1], "target": 50} it has no solution' in text
+    assert "it has no reward_model.ground_truth" in text
+
+
+def test_countdown_with_many_numbers_is_counted_apart_and_no_failure(tmp_path):
+    options = {"num_numbers": 7, "numbers": (1, 20), "target": (1, 99), "min_solutions": 1}
+    write_dataset(tmp_path / "data", "countdown", train_size=9, test_size=1, seed=0, style="instruct", **options)
+    result = doctor("--data", tmp_path / "data" / "train.parquet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "0 of 0 ground truths get the reward 1" in result.stdout
+    assert "9 more are not looked at: countdown with more than 5 numbers" in result.stdout
+
+
+CURE = "name a parquet file that `verl-setpo data` wrote, such as train.parquet."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.parquet", None, "is not there"),
+        ("x.parquet", b"no parquet", "is not a parquet file, or a broken one"),
+        ("x.parquet", b"PAR1" + bytes(40) + b"\x24\0\0\0PAR1", "cannot be read (it is broken)"),
+        ("x.jsonl", b'{"data_source": "math500"}\n', "is not a parquet file, or a broken one"),
+        ("x.txt", b"", "is not a parquet file, or a broken one"),
+        (".", None, "is a folder"),
+        ("x.parquet", {"answer": ["7"]}, "has no column data_source or reward_model"),
+        (
+            "x.parquet",
+            {"data_source": ["gsm8k"], "reward_model": ["7"]},
+            "has no ground_truth in its column",
+        ),
+        (
+            "x.parquet",
+            {"data_source": ["gsm8k"], "reward_model": [{"style": "rule"}]},
+            "has no ground_truth in its col",
+        ),
+    ],
+)
+def test_what_is_no_data_is_one_sentence_and_no_verdict_on_a_row(name, content, message, tmp_path):
+    path = tmp_path / name
+    if isinstance(content, dict):
+        pq.write_table(pa.table(content), path)
+    elif content is not None:
+        path.write_bytes(content)
+    result = doctor("--data", path)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: --data {path} {message}")
+    assert line.endswith(f": {CURE}")
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_grader_that_does_not_start_is_no_verdict_either(monkeypatch):
+    def fail(*_):
+        raise StartError("no worker")
+
+    monkeypatch.setattr(grader, "grade_cases", fail)
+    result = doctor()
+    assert (result.exit_code, result.stderr) == (2, "Error: no worker\n")

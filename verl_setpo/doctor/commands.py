@@ -127,13 +127,17 @@ def grader(
     data_file: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="FILE", help="Instead, grade the own ground truth of each row of this parquet file."
+            "--data",
+            metavar="FILE",
+            help="Instead, grade the own ground truth of each row of this parquet file; of a generated problem, a "
+            "solution.",
         ),
     ] = None,
 ) -> None:
     """Grade answers whose verdict is known with the reward for mathematics and with a second, independent grader.
 
-    Exit status 1 when the reward is wrong where it is not known to be, or when a row of --data cannot be graded.
+    Exit status 1 when the reward is wrong where it is not known to be, or when a row of --data cannot be graded; 2
+    when there was nothing to grade, or no grader.
     """
     from rich.console import Console
 
@@ -154,9 +158,9 @@ def grader(
             with _progress("grading rows", len(rows)) as advance:
                 hard = graders.hard_rows(rows, advance)
             print_rows(console, data_file, len(rows), hard)
-            well = all(row.gradable for row in hard)
+            well = all(row.gradable is not False for row in hard)
     except (ValueError, StartError) as error:
-        _fail(str(error))
+        _fail(str(error), 2)
     if not well:
         raise typer.Exit(1)
 
@@ -238,8 +242,8 @@ def _write(path: Path, content: dict[str, object]) -> None:
         _fail(f"--json {path} cannot be written ({error.strerror}): name another file.")
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 1) -> NoReturn:
     from verl_setpo.evaluation.text import printable
 
     typer.echo(f"Error: {printable(message)}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(status)

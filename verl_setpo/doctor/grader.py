@@ -10,16 +10,20 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from verl_setpo.doctor.reward_rows import own_answers
 from verl_setpo.equivalence.normal_form import read_answer
 from verl_setpo.equivalence.pool import GraderPool, shared_pool
 from verl_setpo.equivalence.process import Verdict
 from verl_setpo.equivalence.settled import question
+from verl_setpo.tasks import countdown
+from verl_setpo.tasks.countdown_solutions import MAX_SOLVE_COUNT, search
 from verl_setpo.tasks.math import TIMEOUT_S, WORKERS
 from verl_setpo.tasks.math_sets import SETS
-from verl_setpo.tasks.rewards import compute_score
+from verl_setpo.tasks.rewards import TASKS, compute_score
 
 CASES = Path(__file__).with_name("grader_cases.jsonl")
 SOURCE = "math500"
@@ -60,14 +64,15 @@ class Graded:
 class Row:
     """A row of data with a ground truth that is hard to grade. index: from 0, in its file; cause: why.
 
-    gradable: it gets the reward 1 as an answer, but math-verify cannot compare it, so that no other text does.
+    gradable: it gets the reward 1 as an answer, but math-verify cannot compare it, so that no other text does. None: it
+    is a problem for which no solution is sought.
     """
 
     index: int
     source: str
     gold: str
     cause: str
-    gradable: bool
+    gradable: bool | None
 
 
 def load_cases(path: Path = CASES) -> list[Case]:
@@ -102,45 +107,82 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
     Raises ValueError that names the file when it is none.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
-    from pyarrow.lib import ArrowException
 
+    cure = "name a parquet file that `verl-setpo data` wrote, such as train.parquet."
+    if not path.is_file():
+        raise ValueError(f"--data {path} is {'a folder' if path.is_dir() else 'not there'}: {cure}")
     try:
-        table = pq.read_table(path, columns=["data_source", "reward_model"])
-    except (OSError, ArrowException) as error:
-        raise ValueError(
-            f"--data {path} cannot be read as parquet with the columns data_source and reward_model "
-            f"({str(error).splitlines()[0]:.200}): name a file that `verl-setpo data` wrote."
-        ) from None
-    for row in table.to_pylist():
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            missing = [name for name in ("data_source", "reward_model") if name not in schema.names]
+            if missing:
+                raise ValueError(f"--data {path} has no column {' or '.join(missing)}: {cure}")
+            model = schema.field("reward_model").type
+            if not pa.types.is_struct(model) or model.get_field_index("ground_truth") < 0:
+                raise ValueError(f"--data {path} has no ground_truth in its column reward_model: {cure}")
+            rows = file.read(columns=["data_source", "reward_model.ground_truth"]).to_pylist()
+    except pa.ArrowException:
+        raise ValueError(f"--data {path} is not a parquet file, or a broken one: {cure}") from None
+    except OSError as error:
+        raise ValueError(f"--data {path} cannot be read ({error.strerror or 'it is broken'}): {cure}") from None
+    for row in rows:
         yield str(row["data_source"]), (row["reward_model"] or {}).get("ground_truth")
 
 
 def hard_rows(rows: Iterable[tuple[str, Any]], on_row: Callable[[], None] = lambda: None) -> list[Row]:
-    """The rows whose ground truth, as a response with just that in a box, does not get the reward 1, and those that are
-    compared by their text only."""
+    """The rows whose ground truth, as a response with just that in a box, does not get the reward 1, those that are
+    compared by their text only, and those that are not looked at.
+
+    Of a generated task, whose ground truth is the problem, a solution of it is the response. Countdown with more than
+    MAX_SOLVE_COUNT numbers is not looked at: to find a solution could take for ever.
+    """
 
     def grade(numbered: tuple[int, tuple[str, Any]]) -> Row | None:
         index, (source, gold) = numbered
         cause = _cause(source, gold)
-        gradable = not cause and source in SETS and not _is_read(gold)
         on_row()
-        if not cause and not gradable:
-            return None
-        return Row(
-            index, source, str(gold), cause or "math-verify does not read it: only the same text is right", gradable
-        )
+        if cause is None:
+            return Row(index, source, str(gold), "no solution of it is sought", None)
+        if cause:
+            return Row(index, source, str(gold), cause, False)
+        if source in SETS and not _is_read(gold):
+            return Row(index, source, str(gold), _BY_TEXT, True)
+        return None
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return [row for row in threads.map(grade, enumerate(rows)) if row is not None]
 
 
-def _cause(source: str, gold: Any) -> str:
+def _cause(source: str, gold: Any) -> str | None:
+    """Why the row cannot be graded; "" where it can, None where that is not looked at."""
     try:
-        result = compute_score(source, f"\\boxed{{{gold}}}", gold)
+        answers = _answers(source, gold)
+        if answers is None or any(compute_score(source, answer, gold)["score"] == 1.0 for answer in answers):
+            return None if answers is None else ""
     except ValueError as error:
         return str(error)
-    return "" if result["score"] == 1.0 else "as an answer it is not equal to itself"
+    if source in TASKS:
+        return "a solution of it does not get the reward 1" if answers else "it has no solution"
+    return "as an answer it is not equal to itself"
+
+
+def _answers(source: str, gold: Any) -> list[str] | None:
+    """Responses of which one gets the reward 1; none where there is no solution, None where none is sought.
+
+    Raises ValueError for a broken ground truth of one of `TASKS`.
+    """
+    if source not in TASKS:
+        return [f"\\boxed{{{gold}}}"]
+    if source != countdown.DATA_SOURCE:
+        return own_answers({"data_source": source, "reward_model": {"ground_truth": gold}})
+    # own_answers draws from all solutions: 20 times slower than the first of them with 4 numbers, 200 times with 5.
+    problem = countdown.Problem.from_ground_truth(gold)
+    if len(problem.numbers) > MAX_SOLVE_COUNT:
+        return None
+    solution = next(search([(Fraction(number), number) for number in problem.numbers], problem.target), None)
+    return [] if solution is None else [f"<answer>{solution}</answer>", solution]
 
 
 def _is_read(gold: Any) -> bool:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from verl_setpo.doctor.grader import Graded, Row
 from verl_setpo.evaluation.text import printable
+from verl_setpo.tasks.countdown_solutions import MAX_SOLVE_COUNT
 
 _MOST_ROWS = 20
 _BOX = "So the answer is $\\boxed{"
@@ -48,9 +49,15 @@ def print_cases(console: Console, graded: Sequence[Graded]) -> None:
 
 def print_rows(console: Console, path: Path, total: int, hard: Sequence[Row]) -> None:
     """How many rows' own ground truth gets the reward 1, how many of them by their text only, and the first of each."""
-    bad, by_text = [row for row in hard if not row.gradable], [row for row in hard if row.gradable]
-    console.print(f"{_shown(path)}: {total - len(bad)} of {total} ground truths get the reward 1 as an answer")
+    bad, by_text = [row for row in hard if row.gradable is False], [row for row in hard if row.gradable]
+    seen = total - sum(row.gradable is None for row in hard)
+    console.print(f"{_shown(path)}: {seen - len(bad)} of {seen} ground truths get the reward 1 as an answer")
     console.print(f"{len(by_text)} of them only in their own words, as math-verify cannot compare them")
+    if seen < total:
+        console.print(
+            f"{total - seen} more are not looked at: countdown with more than {MAX_SOLVE_COUNT} numbers, for which no "
+            "solution is sought"
+        )
     titles = {"rows that cannot be graded: correct or drop them": bad, "rows compared by their text": by_text}
     for title, rows in titles.items():
         if rows:
