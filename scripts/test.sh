@@ -10,6 +10,17 @@ scripts/install.sh --dev
 PATH="$(cd "$VENV/bin" && pwd):$PATH"
 export PATH
 
+# The report's page is looked at in a real browser: the system's, else Debian's, else playwright's own.
+if ! [ "${VERL_SETPO_CHROMIUM:-}" ] && ! type -P chromium chromium-browser google-chrome >/dev/null; then
+    echo "test: Chromium"
+    if [ "$(id -u)" = 0 ] && type -P apt-get >/dev/null; then
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+            > /dev/null || echo "test: no Chromium from apt; the tests of the report's page will say what is missing" >&2
+    else
+        python -m playwright install chromium
+    fi
+fi
+
 echo "test: ruff"
 ruff check .
 ruff format --check .

@@ -216,8 +216,5 @@ def test_the_two_diffs_for_a_newcomer_compose():
 
 def test_shellcheck_is_clean():
     scripts = [*SCRIPTS, *(REPOSITORY / "scripts").glob("*.sh"), *(REPOSITORY / "recipes").glob("c*/*.sh")]
-    try:
-        run = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("shellcheck is not installed")
+    run = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
