@@ -11,7 +11,7 @@ PATH="$(cd "$VENV/bin" && pwd):$PATH"
 export PATH
 
 # The report's page is looked at in a real browser: the system's, else Debian's, else playwright's own.
-if ! [ "${VERL_SETPO_CHROMIUM:-}" ] && ! type -P chromium chromium-browser google-chrome >/dev/null; then
+if [ -z "${VERL_SETPO_CHROMIUM:-}$(type -P chromium chromium-browser google-chrome)" ]; then
     echo "test: Chromium"
     if [ "$(id -u)" = 0 ] && type -P apt-get >/dev/null; then
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
