@@ -7,6 +7,7 @@ import pytest
 
 from tests.tasks.set_shapes import write_rows
 from tests.tasks.test_commands import run
+from verl_setpo.tasks.math_sets import COUNTDOWN, SETS, HubSet
 
 ROWS = [{"problem": "1 + 1?", "answer": 2}]
 
@@ -74,3 +75,36 @@ def test_a_folder_of_something_else_is_never_told_to_be_overwritten(options: lis
         "name a new folder\n",
     )
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("entry", [*SETS.values(), COUNTDOWN], ids=lambda entry: entry.name)
+def test_help_says_which_columns_a_copy_needs_and_a_copy_with_just_these_will_do(
+    entry: HubSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    code, text = run(entry.name, "--help")
+    (line,) = (line for line in text.splitlines() if "Columns that a local copy needs: " in line)
+    said = line.partition("needs: ")[2].strip(" │").split("; ")
+    # The last of each, which is no field of a struct.
+    question, answer = (part.partition(" (")[0].replace(" or ", ", ").split(", ")[-1] for part in said[:2])
+    forms = {"after_hashes": "1 + 1 = 2\n#### 2", "boxed": "It is \\boxed{2}.", "text": "2"}
+    row: dict[str, object] = {question: "1 + 1?", answer: forms[entry.answer_form]}
+    if entry is COUNTDOWN:
+        row = {question: [1, 2, 3], answer: 6}
+    split = next(iter(entry.splits))
+    copy = write_rows(tmp_path / f"{split}.jsonl", [row])
+    code, output = run(entry.name, "--local-path", copy, "--out", tmp_path / "out")
+    assert code == 0, output
+    assert ("####" in line, "\\boxed{}" in line) == (entry.answer_form == "after_hashes", entry.answer_form == "boxed")
+    assert ("only for --min-difficulty" in line) == (entry.difficulty is not None)
+
+
+def test_every_column_of_the_table_is_named_and_the_list_of_commands_stays_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = run("simplerl-hard", "--help")[1]
+    assert "extra_info.question, question or problem (the problem)" in text
+    assert "extra_info.answer, reward_model.ground_truth, gt_answer or answer (the answer)" in text
+    assert "Here a.b is field b of column a. Files have train or test in their names." in text
+    assert "Columns that" not in run("--help")[1]

@@ -9,7 +9,7 @@ from verl_setpo.tasks import countdown as countdown_task
 from verl_setpo.tasks import multiplication as multiplication_task
 from verl_setpo.tasks import polynomial as polynomial_task
 from verl_setpo.tasks.math_sets import COUNTDOWN
-from verl_setpo.tasks.math_sets_commands import add_sets
+from verl_setpo.tasks.math_sets_commands import add_sets, columns
 from verl_setpo.tasks.options import LocalPath, Out, Overwrite, Revision, errors_as_one_sentence
 
 # torch, transformers, datasets and pyarrow are imported inside the commands, so that --help is quick.
@@ -81,7 +81,10 @@ def multiplication(
     )
 
 
-@data.command()
+@data.command(
+    help="Countdown (SetPO): any equation that uses each number once and makes the target is correct.\n\n"
+    "Without --source hub or --local-path the problems are generated.\n\n" + columns(COUNTDOWN, "numbers", "the target")
+)
 def countdown(
     context: typer.Context,
     out: Out,
@@ -117,10 +120,6 @@ def countdown(
     ] = 2,
     overwrite: Overwrite = False,
 ) -> None:
-    """Countdown (SetPO): any equation that uses each number once and makes the target is correct.
-
-    Without --source hub or --local-path the problems are generated.
-    """
     if source == "generate" and local_path is None:
         with errors_as_one_sentence():
             if revision is not None:

@@ -1,7 +1,7 @@
 """`verl-setpo data NAME` for each published set, made from the table, and `verl-setpo data list`."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -93,8 +93,35 @@ def _command(entry: HubSet) -> Callable[..., None]:
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[parameter for name, parameter in signature.parameters.items() if name not in unfit]
     )
-    command.__doc__ = f"{entry.hub}: {_rows(entry)} rows. {entry.purpose}."
+    command.__doc__ = f"{entry.hub}: {_rows(entry)} rows. {entry.purpose}.\n\n{columns(entry, 'problem')}"
     return command
+
+
+_ANSWERS = {
+    "text": "the answer",
+    "after_hashes": "a solution with the answer after its last ####",
+    "boxed": "a solution with the answer in its last \\boxed{}",
+}
+
+
+def columns(entry: HubSet, asked: str, answer: str | None = None) -> str:
+    """Which columns a local copy needs, in words. asked, answer: what the question's and the answer's hold."""
+    held = [
+        f"{_any_of(entry.question)} (the {asked})",
+        f"{_any_of(entry.answer)} ({answer or _ANSWERS[entry.answer_form]})",
+    ]
+    if entry.difficulty is not None:
+        held.append(f"{entry.difficulty} (a text such as 3/8; only for --min-difficulty and --max-difficulty)")
+    text = f"Columns that a local copy needs: {'; '.join(held)}."
+    if any("." in name for name in (*entry.question, *entry.answer)):
+        text += " Here a.b is field b of column a."
+    if len(entry.splits) > 1:
+        text += f" Files have {' or '.join(entry.splits)} in their names."
+    return text
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _rows(entry: HubSet) -> str:

@@ -13,7 +13,7 @@ LocalPath = Annotated[
     Path | None,
     typer.Option(
         help="Read this in place of the hub: a parquet, json, jsonl or csv file, or a folder made by `hf download`, "
-        "the hub's cache or save_to_disk."
+        "the hub's cache or save_to_disk, with the columns that are named above."
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository. Default: main.")]
