@@ -61,6 +61,4 @@ def _merge(model: Model, folder: Path, log: Path) -> None:
     if status != 0:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         last = lines[-1] if lines else f"status {status}"
-        raise ValueError(
-            f"verl's merger failed at {printable(model.path)}: {printable(last)} (all of it: {printable(log)})"
-        )
+        raise ValueError(f"verl's merger failed at {printable(model.path)}: {printable(last)} (see {printable(log)})")

@@ -137,7 +137,7 @@ def _check_fsdp(actor: Path) -> None:
         ranks = int(json.loads((actor / "fsdp_config.json").read_text())["world_size"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{printable(actor / 'fsdp_config.json')} has no world_size: the checkpoint is broken."
+            f"{printable(actor / 'fsdp_config.json')} has no world_size: copy the checkpoint anew."
         ) from None
     for rank in range(ranks):
         shard = actor / f"model_world_size_{ranks}_rank_{rank}.pt"
@@ -159,9 +159,7 @@ def from_hub(spec: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except Exception as error:  # the hub's own, requests', httpx', OSError: as many as its versions
         cause = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{printable(spec)} is no folder here and was not had from the hub: {printable(cause)}"
-        ) from error
+        raise ValueError(f"{printable(spec)} is no folder here and not on the hub: {printable(cause)}") from error
 
 
 def fingerprint(folder: Path) -> str:
