@@ -49,7 +49,8 @@ def test_a_plugin_that_is_switched_off_fails_here_and_in_rays_workers(doctor):
     assert result.returncode == 1
     for name in ("plugin", "Ray worker"):
         assert found[name]["status"] == "fail"
-        assert found[name]["cure"] == "Unset VERL_USE_EXTERNAL_PLUGINS."
+        assert found[name]["found"] == "verl did not load it (VERL_USE_EXTERNAL_PLUGINS=none)"
+        assert found[name]["cure"].startswith("Unset VERL_USE_EXTERNAL_PLUGINS")
 
 
 def test_a_wrong_command_line_fails_in_a_sentence_and_shows_no_key(doctor, run_words):

@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import Any
 
 from verl_setpo.doctor.check import Check, sentence
 
 ESTIMATORS = ("set_loo", "poly_epo", "grpo_div", "set_rl")
 REINSTALL = "Reinstall verl-setpo: pip install -e . in its repository, or pip install verl-setpo."
+POLICY = "VERL_USE_EXTERNAL_PLUGINS"
+"""verl's variable: auto, none, or the names of the plugins to load."""
 START_S = 120.0
 
 
@@ -23,41 +26,37 @@ def plugin_here() -> Iterator[Check]:
     """After `import verl` in this process, whose command line is not that of a run."""
     words, sys.orig_argv = sys.orig_argv, sys.orig_argv[:1]  # the plugin would read our KEY=VALUE words as a run's
     try:
-        missing = missing_estimators()
+        cause = why_not_loaded()
     finally:
         sys.orig_argv = words
-    yield _judged("plugin", missing, "verl loads it")
+    yield _judged("plugin", cause, "verl loads it")
 
 
-def missing_estimators() -> list[str]:
-    """Which of our estimators verl does not know after its import."""
+def why_not_loaded() -> str | None:
+    """None where verl knows our estimators after its import, else why it does not."""
     import verl  # noqa: F401
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
-    return [name for name in ESTIMATORS if name not in ADV_ESTIMATOR_REGISTRY]
-
-
-def _judged(name: str, missing: Sequence[str], found: str) -> Check:
-    if not missing:
-        return Check(name, "ok", found)
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS")
-    cause = f"VERL_USE_EXTERNAL_PLUGINS={policy}" if policy else why_not_loaded()
-    cure = "Unset VERL_USE_EXTERNAL_PLUGINS." if policy else REINSTALL
-    return Check(name, "fail", f"verl did not load it ({cause})", cure)
-
-
-def why_not_loaded() -> str:
-    """What the plugin raises, which verl swallowed."""
-    from importlib.metadata import entry_points
-
+    if all(name in ADV_ESTIMATOR_REGISTRY for name in ESTIMATORS):
+        return None
+    policy = os.environ.get(POLICY, "auto").strip()
+    if policy.lower() != "auto" and "verl_setpo" not in policy.split(","):
+        return f"{POLICY}={policy}"
     points = [point for point in entry_points(group="verl.plugins") if point.name == "verl_setpo"]
     if not points:
         return "it has no entry point in the group verl.plugins"
     try:
         points[0].load()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # which verl swallowed
         return sentence(error)
     return "no cause found"
+
+
+def _judged(name: str, cause: str | None, found: str) -> Check:
+    if cause is None:
+        return Check(name, "ok", found)
+    cure = f"Unset {POLICY}, or add verl_setpo to it." if cause.startswith(POLICY) else REINSTALL
+    return Check(name, "fail", f"verl did not load it ({cause})", cure)
 
 
 def config_groups() -> Iterator[Check]:
@@ -93,7 +92,7 @@ def plugin_in_ray(cluster: str | None, environment: Mapping[str, str]) -> Iterat
     )
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-        remote = ray.remote(missing_estimators)
+        remote: Any = ray.remote(why_not_loaded)
         tasks = {
             node["NodeID"]: remote.options(
                 num_cpus=0 if joins else 1,
