@@ -17,7 +17,7 @@ from tests.evaluation.test_report import invoke
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 VALIDATION_CHARTS = [
     "Pass@k after training",
-    "Distinct correct answers a problem, over training",
+    "Distinct correct answers over training",
     "Pass@1 over training",
     "Majority@k",
     "Branching",

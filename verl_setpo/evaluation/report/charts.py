@@ -72,7 +72,7 @@ def validation_charts(comparison: Comparison, run_of: Sequence[int]) -> list[Cha
             _line(distinct, row.label, run, [step for step, _ in known], [y for _, y in known])
     if distinct.data:
         distinct.update_yaxes(rangemode="tozero")
-        charts.append(Chart("Distinct correct answers a problem, over training", distinct))
+        charts.append(Chart("Distinct correct answers over training", distinct))
     return [*charts, Chart("Pass@1 over training", pass_at_1)]
 
 
