@@ -54,8 +54,8 @@ KEY = "sk-canary-9d41c7e2b6"
 """Must not be found again in anything that a run writes."""
 LIMIT_SECONDS = 420
 PROMPTS, ROLLOUTS = 8, 8
-WAIT_S, TIMEOUT_S = 3.0, 1.0
-EMBEDDER_WAIT_S, EMBEDDER_TIMEOUT_S = 4.0, 1.5
+WAIT_S, TIMEOUT_S = 5.0, 2.0
+EMBEDDER_WAIT_S, EMBEDDER_TIMEOUT_S = 7.0, 3.0
 TOLERANCE_S = 2.0
 """What a step's wait may take beyond `wait_s`, on a busy machine."""
 
