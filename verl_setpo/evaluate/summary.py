@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from verl_setpo.evaluation import bootstrap_interval, distinct_at_size, majority_at_k, mean_at_n, pass_at_k
-from verl_setpo.evaluation.comparison import CONFIDENCE, Estimate
+from verl_setpo.evaluation import distinct_at_size, majority_at_k, mean_at_n, pass_at_k
+from verl_setpo.evaluation.comparison import Estimate, estimate
 from verl_setpo.evaluation.generations import NoGenerationsError, Sample, parse_sample
 from verl_setpo.evaluation.jsonl import BrokenLineError, read_json_lines
 from verl_setpo.evaluation.text import printable
@@ -108,11 +108,6 @@ def _figures(
         grader_failed=sum(line.failed for line in all_lines),
         skipped=skipped,
     )
-
-
-def estimate(values_P: Any) -> Estimate:
-    """Mean of one figure a problem, (P,), with its bootstrap interval."""
-    return Estimate(float(np.mean(values_P)), *bootstrap_interval(values_P, confidence=CONFIDENCE))
 
 
 def _counts(answers: Sequence[str], correct: Sequence[bool]) -> tuple[int, ...]:
