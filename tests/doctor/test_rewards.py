@@ -121,7 +121,15 @@ def test_a_reward_that_takes_for_ever_is_not_waited_for(reward_of, monkeypatch):
     started = time.monotonic()
     check = reward_of([row_of("mine", "7")], "+set_rl=poly_epo", code="import time; time.sleep(4); return 1.0")
     assert time.monotonic() - started < 4
-    assert (check.status, check.found) == ("not done", "0 of 1 rows were graded in 1 s")
+    assert (check.status, check.found) == ("not done", "none of 1 rows was graded in 1 s")
+
+
+def test_of_a_slow_reward_the_rows_that_were_graded_count(reward_of, monkeypatch):
+    monkeypatch.setattr(rewards, "LIMIT_S", 4.0)
+    code = "import time; time.sleep(20 if extra_info['index'] else 0); return float(ground_truth in solution_str)"
+    check = reward_of([row_of("mine", "7", index) for index in range(2)], "+set_rl=poly_epo", code=code)
+    assert check.status == "ok"
+    assert check.found.startswith("1 of 2 rows")
 
 
 def test_what_cannot_be_read_here_is_not_done_and_says_why(reward_of):

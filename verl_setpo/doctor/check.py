@@ -42,16 +42,18 @@ class Check:
 
 
 def isolated(name: str, function: Callable[..., Iterable[Check]], *arguments: Any) -> list[Check]:
-    """The findings of `function`; whatever it raises is a failed check called `name`, with a sentence.
+    """The findings of `function`; whatever it raises is one more, a failed check called `name`, with a sentence.
 
     What it prints, logs and warns of is dropped: verl, Ray and people's own reward functions all talk.
     """
     started = time.monotonic()
+    checks: list[Check] = []
     try:
         with _silence():
-            checks = list(function(*arguments))
+            for check in function(*arguments):
+                checks.append(check)  # one by one: what was found before it raises, counts
     except (Exception, SystemExit) as error:  # verl_setpo's own refusal of a command line is a SystemExit
-        checks = [Check(name, "fail", sentence(error), "Mend what it names, and ask again.")]
+        checks.append(Check(name, "fail", sentence(error), "Mend what it names, and ask again."))
     seconds = time.monotonic() - started
     return [replace(check, seconds=seconds) for check in checks]
 

@@ -73,8 +73,8 @@ def reward_checks(config: DictConfig, ours: bool, count: int) -> Iterator[Check]
         yield Check("rewards", "not done", f"the model's tokenizer cannot be had: {sentence(error)}")
         return
     graded = _in_time(config, tokenizer, rows)
-    if len(graded) < len(rows):
-        yield Check("rewards", "not done", f"{len(graded)} of {len(rows)} rows were graded in {LIMIT_S:g} s")
+    if not graded:
+        yield Check("rewards", "not done", f"none of {len(rows)} rows was graded in {LIMIT_S:g} s")
         return
     yield _judged(graded, total, method)
 
