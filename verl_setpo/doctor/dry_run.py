@@ -67,13 +67,13 @@ def dry_run(config: DictConfig) -> DryRun:
     shape = Shape.of(config)
     queue = make_queue(shape, trainer.settings.reward_range, field, generator)
     metrics: dict[str, float] = {}
-    started = time.monotonic()
     try:
-        with _in_place_of_transfer_queue(queue):
+        with _in_place_of_transfer_queue(queue), _one_thread():
+            started = time.monotonic()
             trainer._compute_advantage(queue.batch, metrics)
+            seconds = time.monotonic() - started
     finally:
         trainer.signal.close()
-    seconds = time.monotonic() - started
     return DryRun(shape, said, seconds, queue.fields["advantages"].values(), metrics)
 
 
@@ -93,6 +93,17 @@ def _in_place_of_transfer_queue(queue: LocalQueue) -> Iterator[None]:
         for module in (trainer_base, advantages, rows):
             stack.enter_context(mock.patch.object(module, "tq", queue))
         yield
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """As Ray gives the trainer's actor (OMP_NUM_THREADS=1), so that the time is that of a run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def advantage_checks(configs: Mapping[str, DictConfig]) -> Iterator[Check]:
