@@ -68,5 +68,5 @@ echo "install: verl $(version_of verl) and what it needs (a minute or two)"
     || { cat "$VENV/pip.log" >&2; fail "pip could not install the set of versions in scripts/cpu-versions.txt (above)."; }
 
 # 4. Do they fit? One line for each that does not, with its cure.
-"$VENV/bin/verl-setpo" doctor --quiet || fail "the environment does not fit (above)."
+"$VENV/bin/verl-setpo" doctor --quiet --no-ray || fail "the environment does not fit (above)."
 echo "$DIGEST" > "$STAMP"

@@ -57,6 +57,13 @@ def test_each_of_our_tasks_is_paid_for_a_solution(reward_of, rows):
     assert f"own ground truth {len(rows)} of {len(rows)}" in check.found
 
 
+def test_no_solution_is_sought_of_a_puzzle_for_which_that_could_take_for_ever(reward_of):
+    puzzle = '{"numbers": [3, 5, 7, 9, 11, 13, 15], "target": 22, "style": "instruct"}'
+    check = reward_of([row_of("countdown", puzzle)])
+    assert check.status == "ok"
+    assert "own ground truth 0 of 0, empty 0 of 1" in check.found
+
+
 def test_verls_own_reward_and_another_manager_are_asked_as_the_run_has_them(reward_of, monkeypatch):
     rows = [row_of("openai/gsm8k", "72"), row_of("lighteval/MATH", "\\frac{1}{2}")]
     words = ["reward.custom_reward_function.path=null", "reward.reward_manager.name=dapo"]

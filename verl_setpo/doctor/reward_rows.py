@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
+from verl_setpo.tasks import countdown
+from verl_setpo.tasks.countdown_solutions import MAX_SOLVE_COUNT, search
 from verl_setpo.tasks.rewards import TASKS
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
@@ -61,7 +64,8 @@ def sample(config: DictConfig, count: int) -> tuple[list[dict[str, Any]], int]:
 
 def own_answers(row: dict[str, Any]) -> list[str]:
     """Responses that give the row's own ground truth as their answer: in all forms that reward functions look for, and
-    as it stands. Of our tasks whose ground truth is the problem, a solution of it.
+    as it stands. Of our tasks whose ground truth is the problem, a solution of it. No response where there is no
+    solution, or where none is sought: Countdown with more than MAX_SOLVE_COUNT numbers could take for ever.
 
     Raises ValueError for a ground truth that is broken or missing.
     """
@@ -70,7 +74,16 @@ def own_answers(row: dict[str, Any]) -> list[str]:
         raise ValueError("it has no reward_model.ground_truth")
     task = TASKS.get(row.get("data_source", ""))
     answer = str(gold)
-    if task is not None:
+    if task is countdown:
+        # The first solution: to draw from all of them takes 20 times as long with 4 numbers, 200 times with 5.
+        puzzle = countdown.Problem.from_ground_truth(gold)
+        if len(puzzle.numbers) > MAX_SOLVE_COUNT:
+            return []
+        found = next(search([(Fraction(number), number) for number in puzzle.numbers], puzzle.target), None)
+        if found is None:
+            return []
+        answer = str(found)
+    elif task is not None:
         problem: Any = task.Problem  # each of our tasks has one of its own
         answer = problem.from_ground_truth(gold).sample_answer(random.Random(0), wrong_share=0.0)
     every_form = (

@@ -32,18 +32,19 @@ _BREAKS = "verl drops a prompt whose reward raises: correct or drop such rows, o
 class Graded:
     """What the reward said of a row. own: the best of its own answers; blank, garbage: of a response without one.
 
-    Each is a reward or, as a text, what was raised. failed: the grader could not grade the own answer.
+    Each is a reward or, as a text, what was raised; own is None where no answer is known. failed: the grader could not
+    grade the own answer.
     """
 
     at: str
-    own: float | str
+    own: float | str | None
     blank: float | str
     garbage: float | str
     failed: bool = False
 
     @property
     def rewards(self) -> list[float]:
-        return [said for said in (self.own, self.blank, self.garbage) if not isinstance(said, str)]
+        return [said for said in (self.own, self.blank, self.garbage) if isinstance(said, float)]
 
     @property
     def raised(self) -> list[str]:
@@ -123,7 +124,7 @@ async def _grade(manager: Any, tokenizer: Any, row: dict[str, Any]) -> Graded:
 
     blank, _ = await ask("")
     garbage, _ = await ask(GARBAGE)
-    own: float | str = "no answer of its own"
+    own: float | str | None = None
     failed = False
     try:
         answers = own_answers(row)
@@ -132,9 +133,9 @@ async def _grade(manager: Any, tokenizer: Any, row: dict[str, Any]) -> Graded:
     for answer in answers:
         said, graderless = await ask(answer)
         failed |= graderless
-        if isinstance(own, str) or (not isinstance(said, str) and said > own):
+        if not isinstance(own, float) or (isinstance(said, float) and said > own):
             own = said
-        if not isinstance(own, str) and own >= 1:
+        if isinstance(own, float) and own >= 1:
             break
     return Graded(row["at"], own, blank, garbage, failed and not (isinstance(own, float) and own > 0))
 
@@ -178,9 +179,11 @@ def _paid(graded: list[Graded], spread: str, threshold: float) -> Check:
     def share(paid: list[Any]) -> str:
         return f"{sum(paid)} of {len(paid)}"
 
-    own = [not isinstance(row.own, str) and row.own > threshold for row in graded]
-    blank = [not isinstance(row.blank, str) and row.blank > threshold for row in graded]
-    garbage = [not isinstance(row.garbage, str) and row.garbage > threshold for row in graded]
+    known = [row for row in graded if row.own is not None]
+    own, blank, garbage = (
+        [isinstance(said, float) and said > threshold for said in asked]
+        for asked in ([row.own for row in known], [row.blank for row in graded], [row.garbage for row in graded])
+    )
     found = (
         f"{spread}; above {threshold:g} (correct): own ground truth {share(own)}, empty {share(blank)}, "
         f"garbage {share(garbage)}"
@@ -192,7 +195,7 @@ def _paid(graded: list[Graded], spread: str, threshold: float) -> Check:
     if any(blank) or any(garbage):
         return Check("rewards", "note", found, "The reward pays for no answer: a policy will find that out.")
     if not all(own):
-        at = graded[own.index(False)].at
+        at = known[own.index(False)].at
         cure = f"Look at {at}: is its ground truth an answer, and in which form does the reward function look for one?"
         return Check("rewards", "note", found, cure)
     return Check("rewards", "ok", found)
