@@ -29,4 +29,4 @@ mypy
 echo "test: pytest"
 # No accelerator and no network: a test that needs either would be a mistake.
 # Two files at a time: most of a training's time on a CPU is spent waiting for another of its processes.
-HF_HUB_OFFLINE=1 WANDB_MODE=disabled python -m pytest -n 2 --dist loadfile "$@"
+HF_HUB_OFFLINE=1 WANDB_MODE=disabled python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -30,3 +30,8 @@ def ray_logs():
     yield Path(ray._private.worker._global_node.get_logs_dir_path())
     ray.shutdown()
     del os.environ[KEY_ENV], os.environ[WRONG_KEY_ENV]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trainings first: the longest files of all, which nobody should be left with at the end."""
+    items.sort(key=lambda item: "end_to_end" not in item.nodeid)

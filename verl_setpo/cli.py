@@ -1,10 +1,15 @@
 """The command `verl-setpo`."""
 
+import os
+import sys
+import threading
+
 import typer
 
 from verl_setpo.credit.commands import credit
 from verl_setpo.demo.commands import demo
 from verl_setpo.doctor.commands import doctor
+from verl_setpo.doctor.group import ABANDONED
 from verl_setpo.evaluate.commands import evaluate, grade
 from verl_setpo.evaluation.commands import report
 from verl_setpo.tasks.commands import data
@@ -26,7 +31,15 @@ app.command("report")(report)
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if any(thread.name == ABANDONED for thread in threading.enumerate()):
+            # Python would wait at its end for what a reward function that was given up still does.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 1)
+        raise
 
 
 if __name__ == "__main__":

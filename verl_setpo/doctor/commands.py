@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from verl_setpo.doctor.group import WORDS, WordsOrCommand, leave
+from verl_setpo.doctor.group import WORDS, WordsOrCommand
 
 if TYPE_CHECKING:
     from verl_setpo.signals.judge import JudgeSettings
@@ -62,7 +62,8 @@ def environment(
     page.print_page(Console(highlight=False), checks, seconds, quiet)
     if json_file is not None:
         _write(json_file, page.as_json(checks, seconds))
-    leave(1 if page.failed(checks) else 0)
+    if page.failed(checks):
+        raise typer.Exit(1)
 
 
 @doctor.command()

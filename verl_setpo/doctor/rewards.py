@@ -17,6 +17,7 @@ from verl import DataProto
 from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_setpo.doctor.check import Check, sentence
+from verl_setpo.doctor.group import ABANDONED
 from verl_setpo.doctor.reward_rows import GARBAGE, CannotRead, objects, own_answers, sample
 from verl_setpo.signals import Run
 from verl_setpo.trainer.prepare import prepare_config
@@ -106,7 +107,7 @@ def _in_time(config: DictConfig, tokenizer: Any, rows: list[dict[str, Any]]) -> 
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=work, name="doctor-rewards", daemon=True)
+    thread = threading.Thread(target=work, name=ABANDONED, daemon=True)
     thread.start()
     thread.join(LIMIT_S)
     if raised:
