@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,37 @@ def test_a_sample_does_not_depend_on_which_others_run_and_more_are_added_to_thos
     # All at once here, two at a time there, and of other numbers.
     undisturbed = (evaluated / FILE).read_bytes().splitlines()
     assert set(more) < set(undisturbed)
+
+
+def test_checkpoints_of_a_run_are_drawn_by_one_engine_as_each_would_be_alone(evaluated, model, data, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    run = tmp_path / "run"
+    for step in (1, 2, 3):
+        shutil.copytree(model, run / "checkpoints" / f"global_step_{step}" / "actor" / "huggingface")
+    changed = run / "checkpoints" / "global_step_2" / "actor" / "huggingface"
+    other = AutoModelForCausalLM.from_pretrained(changed)
+    with torch.no_grad():
+        # The embedding is also the output layer: both must be those of the checkpoint.
+        for parameter in other.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    other.save_pretrained(changed)
+    asked = ("--data", data, *SAMPLING)
+    result = call("evaluate", run, *asked, "--out", tmp_path / "together")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "together" / "run").glob("engine-*.log"))) == 1
+    result = call("evaluate", f"run={changed}", *asked, "--out", tmp_path / "alone")
+    assert result.exit_code == 0, result.output
+
+    def drawn(path: Path) -> list[str]:
+        return [line["output"] for line in lines(path)]
+
+    together = tmp_path / "together" / "run" / "polynomial" / "validation"
+    assert drawn(together / "1.jsonl") == drawn(evaluated / FILE)
+    assert drawn(together / "2.jsonl") == drawn(tmp_path / "alone" / "run" / "polynomial" / "validation" / "0.jsonl")
+    assert drawn(together / "2.jsonl") != drawn(together / "1.jsonl")
+    assert drawn(together / "3.jsonl") == drawn(together / "1.jsonl")  # nothing of the second is left
 
 
 def test_other_seeds_draw_other_samples(evaluated, model, data, tmp_path):

@@ -1,13 +1,15 @@
 """The process that runs vLLM: `python -m verl_setpo.evaluate.engine FD` takes one job and gives samples as they finish.
 
-A process of its own for each model: what an engine leaves behind in memory, on the GPU or as children ends with it. The
-job is one line of JSON on stdin, what comes back are lines of JSON on the descriptor FD; stdout and stderr are vLLM's.
-When stdin ends, its parent has gone, and this process ends itself and its children at once.
+A process of its own: what an engine leaves behind in memory, on the GPU or as children ends with it. It takes one
+model, or checkpoints of one, whose weights it loads one after another: that is quicker than another engine. The job is
+one line of JSON on stdin, what comes back are lines of JSON on the descriptor FD; stdout and stderr are vLLM's. When
+stdin ends, its parent has gone, and this process ends itself and its children at once.
 
-    job    {"model", "dtype", "engine", "chat_template_kwargs", "trust_remote_code", "sampling",
-            "sets": [{"messages": {row: [...]}, "wanted": [[row, sample, seed], ...]}]}
-    back   {"ready": true}, then {"set", "row", "sample", "input", "output", "finish_reason", "num_tokens"} for each
-           sample, and {"done": true}; or {"refused": "one sentence"} for what is wrong with the job, or {"error": ...}
+    job    {"dtype", "engine", "chat_template_kwargs", "trust_remote_code", "sampling", "models":
+            [{"path", "sets": [{"messages": {row: [...]}, "wanted": [[row, sample, seed], ...]}]}]}
+    back   for each model {"ready": its number}, then {"set", "row", "sample", "input", "output", "finish_reason",
+           "num_tokens"} for each sample, and at the end {"done": true}; or {"refused": "one sentence"} for what is
+           wrong with the job, or {"error": ...}
 """
 
 from __future__ import annotations
@@ -83,19 +85,32 @@ def samples(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], trust_remote_code=job["trust_remote_code"])
-    prompts = [
-        {row: token_ids(tokenizer, messages, job) for row, messages in one["messages"].items()} for one in job["sets"]
-    ]
-    longest = max(len(ids) for by_row in prompts for ids in by_row.values())
+    first = job["models"][0]["path"]
+    tokenizer = AutoTokenizer.from_pretrained(first, trust_remote_code=job["trust_remote_code"])
+    # Of all checkpoints before the first sample, so that prompts which do not fit are refused at once.
+    prompts = [[_prompts(tokenizer, one["messages"], job) for one in model["sets"]] for model in job["models"]]
+    longest = max(len(ids) for of_model in prompts for by_row in of_model for ids in by_row.values())
     engine = _engine(job, longest, on_cpu)
-    yield {"ready": True}
+    for number, model in enumerate(job["models"]):
+        if number:
+            engine.collective_rpc("load_checkpoint", args=(model["path"],))
+            engine.reset_prefix_cache()  # it holds what the weights before made of the same prompts
+        yield {"ready": number}
+        yield from _draw(engine, tokenizer, model, prompts[number], job["sampling"])
 
+
+def _prompts(tokenizer: Any, messages: dict[str, list[dict[str, str]]], job: dict[str, Any]) -> dict[str, list[int]]:
+    return {row: token_ids(tokenizer, of_row, job) for row, of_row in messages.items()}
+
+
+def _draw(
+    engine: Any, tokenizer: Any, model: dict[str, Any], prompts: list[dict[str, list[int]]], sampling: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     wanted = (
-        (number, row, sample, seed) for number, one in enumerate(job["sets"]) for row, sample, seed in one["wanted"]
+        (number, row, sample, seed) for number, one in enumerate(model["sets"]) for row, sample, seed in one["wanted"]
     )
     texts: dict[tuple[int, int], str] = {}
-    for number, row, sample, output in _generate(engine, wanted, prompts, job["sampling"]):
+    for number, row, sample, output in _generate(engine, wanted, prompts, sampling):
         if (number, row) not in texts:
             texts[number, row] = str(tokenizer.decode(prompts[number][str(row)], skip_special_tokens=True))
         yield {
@@ -116,17 +131,17 @@ def token_ids(tokenizer: Any, messages: list[dict[str, str]], job: dict[str, Any
     Raises:
         RefusedError: the tokenizer has no chat template, or one that does not take these messages.
     """
+    path = job["models"][0]["path"]
     if not tokenizer.chat_template:
         raise RefusedError(
-            f"{job['model']} has no chat template, without which verl does not train it either: "
-            "save one with its tokenizer."
+            f"{path} has no chat template, without which verl does not train it either: save one with its tokenizer."
         )
     try:
         ids = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=False, **job["chat_template_kwargs"]
         )
     except Exception as error:  # a template can raise what it likes
-        raise RefusedError(f"The chat template of {job['model']} refuses a prompt: {error}") from error
+        raise RefusedError(f"The chat template of {path} refuses a prompt: {error}") from error
     return [int(token) for token in ids]
 
 
@@ -134,13 +149,14 @@ def _engine(job: dict[str, Any], longest_prompt: int, on_cpu: bool) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    max_tokens = job["sampling"]["max_tokens"]
+    path, max_tokens = job["models"][0]["path"], job["sampling"]["max_tokens"]
     options: dict[str, Any] = {
-        "model": job["model"],
+        "model": path,
         "dtype": job["dtype"],
         "trust_remote_code": job["trust_remote_code"],
         "disable_log_stats": True,
         "seed": 0,
+        "worker_extension_cls": "verl_setpo.platforms.vllm_reload.CheckpointWorkerExtension",
     }
     if on_cpu:
         # A prompt in two parts cannot be drawn from by a seed of its own: vLLM then rewinds the seed's generator by an
@@ -151,7 +167,7 @@ def _engine(job: dict[str, Any], longest_prompt: int, on_cpu: bool) -> Any:
     if longest_prompt + max_tokens > takes:
         raise RefusedError(
             f"--max-tokens {max_tokens} and the longest prompt, of {longest_prompt} tokens, are more than the {takes} "
-            f"tokens that {job['model']} takes: give --max-tokens {max(takes - longest_prompt, 0)} or less."
+            f"tokens that {path} takes: give --max-tokens {max(takes - longest_prompt, 0)} or less."
         )
     # No longer than needed, so that the cache holds many.
     options.setdefault("max_model_len", longest_prompt + max_tokens)

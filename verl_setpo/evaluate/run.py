@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +57,11 @@ def evaluate(asked: Evaluation, console: Console) -> None:
         manifest.settle(asked.out, asked.options, asked.sets, asked.models)
         journals = {model: _journals(asked, model) for model in asked.models}
         try:
-            for model in asked.models:
-                if not all(journal.is_finished for journal in journals[model]):
-                    _evaluate_model(asked, model, journals[model], console)
+            for run, models in groupby(asked.models, key=lambda model: model.run):
+                todo = [_Samples(model, journals[model]) for model in models]
+                todo = [one for one in todo if not all(journal.is_finished for journal in one.journals)]
+                if todo:
+                    _evaluate_run(asked, run, todo, console)
         except KeyboardInterrupt:
             done = sum(len(journal) for of_model in journals.values() for journal in of_model)
             total = sum(j.num_rows * j.n for of_model in journals.values() for j in of_model)
@@ -94,35 +98,58 @@ def _journals(asked: Evaluation, model: Model) -> list[Journal]:
     ]
 
 
-def _evaluate_model(asked: Evaluation, model: Model, journals: Sequence[Journal], console: Console) -> None:
-    label = f"{model.run} step {model.step}" if model.step else model.run
+@dataclass
+class _Samples:
+    """The samples of one model: its journals, one a set, and what was given to the graders."""
+
+    model: Model
+    journals: Sequence[Journal]
+    graded: dict[tuple[int, Key], Future[Fields]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.run} step {self.model.step}" if self.model.step else self.model.run
+
+    @property
+    def complete(self) -> bool:
+        return all(journal.complete for journal in self.journals)
+
+    def finish(self) -> None:
+        """Wait for the verdicts, and put all in order."""
+        for number, journal in enumerate(self.journals):
+            if not journal.is_finished:
+                journal.finish(partial(self._verdict, number))
+        self.graded.clear()
+
+    def _verdict(self, number: int, key: Key) -> Fields:
+        return self.graded[number, key].result()
+
+
+def _evaluate_run(asked: Evaluation, run: str, todo: Sequence[_Samples], console: Console) -> None:
+    """Draw and grade what is missing of one model, or of the checkpoints of one run."""
     with Graders(asked.options.reward, asked.workers) as graders:
         if asked.options.reward.is_own:
             for one in asked.sets:
                 check_gradable(one, graders)
         else:
             graders.load()
-        graded: dict[tuple[int, Key], Future[Fields]] = {}
-        for number, (one, journal) in enumerate(zip(asked.sets, journals, strict=True)):
-            for key, fields in journal.ungraded():
-                graded[number, key] = graders.submit(to_grade(one.rows[key.row], fields))
-        if not all(journal.complete for journal in journals):
-            _generate(asked, model, journals, graders, graded, label, console)
-        for number, journal in enumerate(journals):
-            if not journal.is_finished:
-                journal.finish(partial(_verdict, graded, number))
+        for samples in todo:
+            for number, (one, journal) in enumerate(zip(asked.sets, samples.journals, strict=True)):
+                for key, fields in journal.ungraded():
+                    samples.graded[number, key] = graders.submit(to_grade(one.rows[key.row], fields))
+            if samples.complete:
+                samples.finish()
+        missing = [samples for samples in todo if not samples.complete]
+        if missing:
+            _draw(asked, asked.out / run, missing, graders, console)
         if graders.first_error is not None:
             console.print(
-                f"{label}: the reward function failed {graders.failed} times, first with: "
+                f"{run}: the reward function failed {graders.failed} times, first with: "
                 f"{printable(graders.first_error)[:300]}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
             )
-
-
-def _verdict(graded: dict[tuple[int, Key], Future[Fields]], number: int, key: Key) -> Fields:
-    return graded[number, key].result()
 
 
 def check_gradable(one: EvalSet, graders: Graders) -> None:
@@ -146,53 +173,68 @@ def to_grade(row: Row, fields: Fields) -> Fields:
     }
 
 
-def _generate(
-    asked: Evaluation,
-    model: Model,
-    journals: Sequence[Journal],
-    graders: Graders,
-    graded: dict[tuple[int, Key], Future[Fields]],
-    label: str,
-    console: Console,
-) -> None:
-    """Draw the missing samples, append each, and have it graded meanwhile."""
+def _draw(asked: Evaluation, folder: Path, todo: Sequence[_Samples], graders: Graders, console: Console) -> None:
+    """Draw the missing samples, append each, and have it graded meanwhile; checkpoints of one kind by one engine."""
     generate.check_vllm()
-    folder = asked.out / model.run
     folder.mkdir(parents=True, exist_ok=True)
-    console.print(f"{label}: loading {printable(model.path)}", markup=False, highlight=False, soft_wrap=True)
-    path = hf_folder(model, folder / "merged" / str(model.step), folder / f"merge-{model.step}.log")
-    total = sum(journal.num_rows * journal.n for journal in journals)
-    done = sum(len(journal) for journal in journals)
-    with (
-        Meter(console, label, total, done) as meter,
-        generate.engine(_job(asked, path, journals), folder / f"engine-{model.step}.log") as messages,
-    ):
-        for message in messages:
-            if "ready" in message:
-                meter.begin()
-                continue
-            number, key = message["set"], Key(message["row"], message["sample"])
-            row = asked.sets[number].rows[key.row]
-            drawn = {name: message[name] for name in ("input", "output", "finish_reason", "num_tokens")}
-            fields = {**drawn, "gts": row.ground_truth, "step": model.step, "data_source": row.data_source}
-            journals[number].append(key, in_order(fields))
-            graded[number, key] = graders.submit(to_grade(row, fields))
-            meter.advance(message["num_tokens"])
+    paths: dict[Model, Path] = {}
+    for samples in todo:
+        model = samples.model
+        console.print(
+            f"{samples.label}: loading {printable(model.path)}", markup=False, highlight=False, soft_wrap=True
+        )
+        paths[model] = hf_folder(model, folder / "merged" / str(model.step), folder / f"merge-{model.step}.log")
+    for _, group in groupby(todo, key=lambda samples: _kind(paths[samples.model])):
+        of_one_engine = list(group)
+        job = _job(asked, of_one_engine, paths)
+        log = folder / f"engine-{of_one_engine[0].model.step}.log"
+        with ExitStack() as stack, generate.engine(job, log) as messages:
+            samples, meter = of_one_engine[0], stack.enter_context(_meter(console, of_one_engine[0]))
+            for message in messages:
+                if "ready" in message:
+                    if message["ready"]:
+                        stack.close()
+                        samples.finish()
+                        samples = of_one_engine[message["ready"]]
+                        meter = stack.enter_context(_meter(console, samples))
+                    meter.begin()
+                    continue
+                number, key = message["set"], Key(message["row"], message["sample"])
+                row = asked.sets[number].rows[key.row]
+                drawn = {name: message[name] for name in ("input", "output", "finish_reason", "num_tokens")}
+                fields = {**drawn, "gts": row.ground_truth, "step": samples.model.step, "data_source": row.data_source}
+                samples.journals[number].append(key, in_order(fields))
+                samples.graded[number, key] = graders.submit(to_grade(row, fields))
+                meter.advance(message["num_tokens"])
+        samples.finish()
 
 
-def _job(asked: Evaluation, path: Path, journals: Sequence[Journal]) -> dict[str, Any]:
+def _meter(console: Console, samples: _Samples) -> Meter:
+    total = sum(journal.num_rows * journal.n for journal in samples.journals)
+    return Meter(console, samples.label, total, sum(len(journal) for journal in samples.journals))
+
+
+def _kind(path: Path) -> tuple[bytes, ...]:
+    """What models must have in common to be loaded by one engine, one after another: all but the weights."""
+    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    return tuple((path / name).read_bytes() if (path / name).is_file() else b"" for name in names)
+
+
+def _job(asked: Evaluation, todo: Sequence[_Samples], paths: dict[Model, Path]) -> dict[str, Any]:
     """What `verl_setpo.evaluate.engine` is told."""
-    sets = []
-    for one, journal in zip(asked.sets, journals, strict=True):
-        wanted = [[*key, sample_seed(asked.options.seed, one.name, key)] for key in journal.missing()]
-        rows = {key[0] for key in wanted}
-        sets.append({"messages": {row: one.rows[row].messages for row in sorted(rows)}, "wanted": wanted})
+    models = []
+    for samples in todo:
+        sets = []
+        for one, journal in zip(asked.sets, samples.journals, strict=True):
+            wanted = [[*key, sample_seed(asked.options.seed, one.name, key)] for key in journal.missing()]
+            rows = {key[0] for key in wanted}
+            sets.append({"messages": {row: one.rows[row].messages for row in sorted(rows)}, "wanted": wanted})
+        models.append({"path": str(paths[samples.model]), "sets": sets})
     return {
-        "model": str(path),
+        "models": models,
         "dtype": asked.options.dtype,
         "engine": asked.engine,
         "chat_template_kwargs": asked.options.chat_template_kwargs,
         "trust_remote_code": asked.trust_remote_code,
         "sampling": asked.options.sampling(),
-        "sets": sets,
     }

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+from verl_setpo.platforms.vllm_reload import repack_tied_output_layers
 
 
 class RewardModelWorkerExtension(vLLMColocateWorkerExtension):
@@ -50,11 +51,4 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
         receiver = BucketedWeightReceiver(zmq_handle=self._get_zmq_handle(), device=self.device, use_shm=use_shm)
         receiver.receive_weights(on_bucket_received=keep)
         self.model_runner.reload_weights(weights_iterator=iter(weights))
-        self._repack_tied_output_layers()
-
-    def _repack_tied_output_layers(self) -> None:
-        """Pack each output layer anew: one tied to the input embedding is in no checkpoint, so a reload passes it
-        over and it would keep on multiplying by its first packed weights."""
-        for module in self.model_runner.get_model().modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
+        repack_tied_output_layers(self.model_runner.get_model())
