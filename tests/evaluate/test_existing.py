@@ -132,3 +132,50 @@ def test_what_cannot_be_graded_is_one_sentence_and_leaves_nothing(tmp_path):
     sentence = refused("grade", file, "--out", out, "--data-source", "polynomial", "--overwrite")
     assert "has no evaluation.json, so --overwrite will not replace it" in sentence
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
+def said(out: Path) -> list[str]:
+    return json.loads((out / "summary.json").read_text())["notes"]
+
+
+def own_scores(path: Path, correct: list[bool]) -> Path:
+    rows = lines(path)
+    for row, is_correct in zip(rows, correct, strict=True):
+        row.update(score=float(is_correct), reward=float(is_correct), acc=float(is_correct))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_reward_that_contradicts_the_files_own_scores_is_told_with_how_many(tmp_path):
+    file = validation(tmp_path / "grpo" / "validation", {"p": [RIGHT, WRONG], "q": [RIGHT, OTHER]})
+    own_scores(file, [True, False, True, True])
+    result = call("grade", file, "--out", tmp_path / "out", "--data-source", "gsm8k")
+    assert result.exit_code == 0, result.output
+    contradicted, silent = said(tmp_path / "out")
+    assert (
+        "3 of 4 samples are correct by the file's own scores, 0 by this reward, and 3 verdicts differ" in contradicted
+    )
+    assert "the reward finds an answer in no response" in silent
+    assert "3 verdicts differ" in " ".join(result.output.split())
+    assert call("grade", file, "--out", tmp_path / "same", "--data-source", "polynomial").exit_code == 0
+    assert said(tmp_path / "same") == []
+
+
+def test_a_cut_file_keeps_its_whole_problems_and_names_what_was_left_out(tmp_path):
+    outputs = {f"p{number}": [RIGHT, OTHER, WRONG] for number in range(11)}
+    file = own_scores(validation(tmp_path / "grpo" / "validation", outputs), [True, True, False] * 11)
+    text = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*text[:31], text[31][:50]]))  # killed in the second sample of the last problem
+    assert call("grade", file, "--out", tmp_path / "out", "--data-source", "polynomial").exit_code == 0
+    (row,) = summary(tmp_path / "out")
+    assert (row["num_problems"], row["num_samples"], row["distinct_correct"]["mean"]) == (10, 3, 2.0)
+    broken, incomplete = said(tmp_path / "out")
+    assert broken.endswith("1 line is no sample and was left out, first line 32 (cut off).")
+    assert incomplete == "grpo 40 on polynomial: 1 problem with fewer than 3 samples is left out."
+
+
+def test_ks_below_1_are_refused_before_anything_is_graded(tmp_path):
+    file = validation(tmp_path / "grpo" / "validation", {"p": [RIGHT]})
+    sentence = refused("grade", file, "--out", tmp_path / "out", "--data-source", "polynomial", "--ks", "0,4")
+    assert sentence == "--ks is '0,4': give whole numbers separated by commas, 1 or more, such as 1,4,16"
+    assert not (tmp_path / "out").exists()

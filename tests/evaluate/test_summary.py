@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from itertools import combinations
 
 import pytest
+from rich.console import Console
 
-from verl_setpo.evaluate.summary import figures
-from verl_setpo.evaluate.tables import as_json, cells, markdown_table, notes
+from verl_setpo.evaluate.notes import notes
+from verl_setpo.evaluate.summary import Figures, compared, read_graded
+from verl_setpo.evaluate.summary import figures as figures_of
+from verl_setpo.evaluate.tables import as_json, caption, cells, markdown_table, rich_tables
 
 
 def write(tmp_path, problems, **more):
@@ -21,6 +25,10 @@ def write(tmp_path, problems, **more):
             rows.append({**row, "pred": answer, "uid": f"set-{p}_{s}_0", **{k: v[p][s] for k, v in more.items()}})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def figures(path, run, step, set_name, ks=None) -> Figures:
+    return figures_of(read_graded(path, run, step, set_name), ks)
 
 
 PROBLEMS = [
@@ -65,7 +73,7 @@ def test_cut_off_samples_tokens_and_failed_verdicts_are_counted(tmp_path):
     assert found.truncated == 3 / 8
     assert found.mean_tokens == sum(map(sum, tokens)) / 8
     assert found.grader_failed == 1
-    assert notes([found]) == ["run, step 7, set: 1 samples could not be graded and count as wrong."]
+    assert notes([found]) == ["run 7 on set: 1 sample could not be graded, which counts as wrong."]
 
 
 def test_without_parsed_answers_majority_is_unknown_and_said_to_be(tmp_path):
@@ -77,7 +85,7 @@ def test_without_parsed_answers_majority_is_unknown_and_said_to_be(tmp_path):
     found = figures(path, "run", 7, "set")
     assert found.majority is None
     assert found.distinct is None
-    assert as_json([found])["results"][0]["majority_at_k"] is None
+    assert as_json([found], [])["results"][0]["majority_at_k"] is None
     assert "no majority and no distinct answers" in notes([found])[0]
 
 
@@ -102,17 +110,93 @@ def test_the_mean_over_sets_counts_each_set_alike(tmp_path):
     (tmp_path / "b").mkdir()
     big = figures(write(tmp_path, PROBLEMS), "run", 7, "big")
     small = figures(write(tmp_path / "b", PROBLEMS[:1]), "run", 7, "small")
-    (average,) = as_json([big, small])["averages"]
+    (average,) = as_json([big, small], [])["averages"]
     assert average["pass_at_k"]["1"] == pytest.approx((1 / 2 + 3 / 4) / 2)
     assert average["majority_at_k"]["4"]["accuracy"] == pytest.approx((1 / 2 + 1) / 2)
     assert [cell.text for cell in cells([big, small])[1][2][:4]] == ["run 7", "mean of 2 sets", "62.5", "100"]
-    assert as_json([big])["averages"] == []
+    assert as_json([big], [])["averages"] == []
 
 
 def test_names_are_literal_in_markdown(tmp_path):
     found = figures(write(tmp_path, PROBLEMS), "a|<b>_*", 7, "set\x1b[31m")
-    text = markdown_table([found])
+    text = markdown_table([found], None, notes([found]))
     assert "\x1b" not in text
     assert "| a\\|\\<b\\>\\_\\* 7 | set" in text
     headers, rows = cells([found])
     assert [len(row) for row in rows] == [len(headers)]
+
+
+def test_an_incomplete_problem_is_left_out_and_costs_the_others_no_sample(tmp_path):
+    found = figures(write(tmp_path, [*PROBLEMS * 5, PROBLEMS[0][:1]]), "run", 7, "set")
+    assert (found.num_problems, found.num_samples, found.incomplete) == (10, 4, 1)
+    assert found.pass_at_k[4].mean == 1.0
+    assert notes([found]) == ["run 7 on set: 1 problem with fewer than 4 samples is left out."]
+
+
+def compare(tmp_path, samples: dict[str, list], ks=None) -> list[Figures]:
+    """The rows of one set, each run with its problems."""
+    for run in samples:
+        (tmp_path / run).mkdir()
+    return compared([read_graded(write(tmp_path / run, of), run, 0, "set") for run, of in samples.items()], ks)
+
+
+def test_models_with_more_samples_have_their_distinct_answers_counted_in_as_many_as_the_others(tmp_path):
+    more = [[("1", True), ("2", True), ("3", True), ("4", False)]]
+    few, many = compare(tmp_path, {"few": [more[0][:2]], "many": more})
+    # Of 4 samples 3 are right, each with an answer of its own: 3 in 4, and on average 1.5 in 2.
+    assert many.distinct is not None
+    assert many.distinct.mean == pytest.approx(1.5)
+    assert few.distinct is not None
+    assert few.distinct.mean == 2
+    assert [row["distinct_in_samples"] for row in as_json([few, many], [])["results"]] == [2, 2]
+    assert "set 1 x 2 (few), 1 x 4 (many)" in caption([few, many])
+    (note,) = notes([few, many])
+    assert note.startswith("set: distinct correct answers are what 2 samples of a problem show on average, as of few")
+
+
+def test_rows_of_other_problems_are_told_apart(tmp_path):
+    rows = compare(tmp_path, {"one": PROBLEMS[:1], "two": PROBLEMS})
+    assert "set 1 x 4 (one), 2 x 4 (two)" in caption(rows)
+    assert "set: not all rows are of the same problems" in notes(rows)[0]
+
+
+def test_the_table_has_the_ks_that_were_asked_for_and_a_note_has_the_others(tmp_path):
+    (row,) = compare(tmp_path, {"run": PROBLEMS}, ks=[2, 3, 64])
+    headers, _ = cells([row], [2, 3, 64])
+    assert headers[2:8] == [
+        *("pass@1 (%)", "pass@2 (%)", "pass@3 (%)"),
+        *("majority@2 (%)", "majority@3 (%)", "vote share@3 (%)"),
+    ]
+    assert "pass@3 (%)" in markdown_table([row], [2, 3, 64], [])
+    assert notes([row], [2, 3, 64]) == ["k = 64 is left out, as run on set has only 4 samples a problem."]
+    assert [header for header in cells([row])[0] if "pass@" in header] == ["pass@1 (%)", "pass@4 (%)"]
+
+
+def test_step_0_of_a_run_keeps_its_step(tmp_path):
+    file = write(tmp_path, PROBLEMS)
+    rows = compared([read_graded(file, *key, "set") for key in (("grpo", 0), ("grpo", 30), ("base", 0))])
+    assert [row[0].text for row in cells(rows)[1]] == ["grpo 0", "grpo 30", "base"]
+
+
+def test_no_reward_that_finds_no_answer_goes_without_a_word(tmp_path):
+    silent = [[("", False)] * 2] * 2
+    (note,) = notes([figures(write(tmp_path, silent), "run", 7, "set")])
+    assert note.startswith("run 7 on set: the reward finds an answer in no response")
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_name_is_broken_and_no_figure_is_cut_in_a_narrow_terminal(tmp_path, width):
+    samples = {"mathematics-7b": PROBLEMS, "mathematics-1.5b": PROBLEMS}
+    rows = compare(tmp_path, samples, ks=[1, 2, 3, 4])
+    out = io.StringIO()
+    for table in rich_tables(rows, [1, 2, 3, 4], width):
+        Console(file=out, width=width).print(table)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    whole = " ".join(lines)
+    assert "…" not in whole
+    for run in samples:
+        assert run in whole
+    for cell in (cell for row in cells(rows, [1, 2, 3, 4])[1] for cell in row[2:] if cell.low):
+        assert f" {cell.text} " in f"{whole} "
+        assert f"{cell.low}-{cell.high}" in whole

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from verl_setpo.evaluate.summary import Figures
@@ -28,7 +30,8 @@ RewardPath = Annotated[
 RewardKwargs = Annotated[str | None, typer.Option(metavar="JSON", help="Arguments of the reward function.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that grading one response may take.")]
 Ks = Annotated[
-    str | None, typer.Option(help="The k of pass@k and majority@k, 1,8,64 say.", show_default="powers of two")
+    str | None,
+    typer.Option(help="The k of pass@k and majority@k in the table, 1,8,64 say.", show_default="1 and the largest"),
 ]
 
 
@@ -103,7 +106,7 @@ def evaluate(
             reward=parse_reward(reward, _object("--reward-kwargs", reward_kwargs), reward_timeout),
         )
         options.check()
-        wanted_ks = _numbers("--ks", ks)
+        wanted_ks = _numbers("--ks", ks, least=1)
         asked = Evaluation(
             out=out,
             sets=read_sets(data, limit),
@@ -113,7 +116,7 @@ def evaluate(
             trust_remote_code=trust_remote_code,
         )
         run(asked, console)
-        _show(console, out, all_figures(out, wanted_ks))
+        _show(console, out, all_figures(out, wanted_ks), wanted_ks)
     except Interrupted as stopped:
         typer.echo(str(stopped), err=True)
         raise typer.Exit(130) from None
@@ -154,26 +157,32 @@ def grade(
 
     console = Console(highlight=False)
     try:
-        wanted_ks = _numbers("--ks", ks)
+        wanted_ks = _numbers("--ks", ks, least=1)
         function = parse_reward(reward, _object("--reward-kwargs", reward_kwargs), reward_timeout)
-        error = grade_files(files, out, function, data_source=data_source, overwrite=overwrite)
-        if error is not None:
-            console.print(f"The reward function failed, first with: {printable(error)[:300]}", markup=False)
-        _show(console, out, all_figures(out, wanted_ks))
+        graded = grade_files(files, out, function, data_source=data_source, overwrite=overwrite)
+        if graded.first_error is not None:
+            console.print(
+                f"The reward function failed, first with: {printable(graded.first_error)[:300]}", markup=False
+            )
+        _show(console, out, all_figures(out, wanted_ks), wanted_ks, graded.notes)
     except (ValueError, OSError) as error:
         _fail(str(error))
 
 
-def _show(console: Console, out: Path, rows: list[Figures]) -> None:
-    """Print the table, and write summary.json and summary.md."""
+def _show(console: Console, out: Path, rows: list[Figures], ks: list[int] | None, known: Sequence[str] = ()) -> None:
+    """Print the table, and write summary.json and summary.md. known: notes besides those on the figures."""
     from verl_setpo.evaluate import tables
     from verl_setpo.evaluate.manifest import write_json, write_text
+    from verl_setpo.evaluate.notes import notes
     from verl_setpo.evaluation.text import printable
 
-    write_json(out / "summary.json", tables.as_json(rows))
-    write_text(out / "summary.md", tables.markdown_table(rows))
-    console.print(tables.rich_table(rows))
-    for note in tables.notes(rows):
+    said = [*known, *notes(rows, ks)]
+    write_json(out / "summary.json", tables.as_json(rows, said))
+    write_text(out / "summary.md", tables.markdown_table(rows, ks, said))
+    for number, table in enumerate(tables.rich_tables(rows, ks, console.width)):
+        console.print(*([""] if number else []), table, sep="\n")
+    console.print(f"{printable(tables.caption(rows))}.", markup=False, style="dim")
+    for note in said:
         console.print(f"Note: {printable(note)}", markup=False)
     console.print(printable(out / "summary.json"), markup=False, soft_wrap=True)
 
@@ -192,12 +201,13 @@ def _object(option: str, text: str | None) -> dict[str, Any]:
     return value
 
 
-def _numbers(option: str, text: str | None) -> list[int] | None:
+def _numbers(option: str, text: str | None, least: int = 0) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise ValueError(f"{option} is {text!r}: give whole numbers separated by commas, such as 1,4,16")
+    if not all(part.isdecimal() and int(part) >= least for part in parts):
+        above = f", {least} or more" if least else ""
+        raise ValueError(f"{option} is {text!r}: give whole numbers separated by commas{above}, such as 1,4,16")
     return [int(part) for part in parts]
 
 

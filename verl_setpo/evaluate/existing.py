@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from verl_setpo.evaluate.grading import WORKERS, Graders, Reward
 from verl_setpo.evaluate.journal import Fields, Key, encode, in_order, uid
 from verl_setpo.evaluate.manifest import FILE, write_json
+from verl_setpo.evaluate.notes import counted
 from verl_setpo.evaluate.sets import folder_name, read_parquet, split_name
 from verl_setpo.evaluation.generations import parse_sample
 from verl_setpo.evaluation.jsonl import BrokenLineError, read_json_lines
@@ -21,6 +23,52 @@ from verl_setpo.tasks.files import new_folder
 
 _AHEAD = 256  # responses in the graders' hands
 _VERDICT = ("score", "reward", "acc", "pred", "grader_failed")
+_STRONGLY = 0.1
+"""Share of the samples with another verdict from which on the reward may not be that of the file."""
+
+
+class _Read(NamedTuple):
+    """A sample without its verdict; extra_info of its row; whether the file itself calls it correct, if it says so."""
+
+    fields: Fields
+    extra_info: Any
+    correct: bool | None
+
+
+@dataclass
+class _Verdicts:
+    """The file's own verdicts beside the new ones. said, paid: samples that are correct by the one and by the other."""
+
+    both: int = 0
+    said: int = 0
+    paid: int = 0
+    differ: int = 0
+    lost: int = 0
+
+    def add(self, said: bool, paid: bool) -> None:
+        self.both += 1
+        self.said += said
+        self.paid += paid
+        self.differ += said != paid
+        self.lost += said and not paid
+
+    def note(self, path: Path) -> str | None:
+        """A sentence where they differ in many samples, or in most of those that the file calls correct."""
+        if self.differ <= _STRONGLY * self.both and self.lost <= self.said / 2:
+            return None
+        return (
+            f"{printable(path)}: {self.said:,} of {self.both:,} samples are correct by the file's own scores, "
+            f"{self.paid:,} by this reward, and {self.differ:,} verdicts differ: are --data-source and --reward those "
+            "of the file?"
+        )
+
+
+@dataclass
+class Outcome:
+    """What came of grading. first_error: that the reward function raised. notes: what to know of the files."""
+
+    first_error: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def grade_files(
@@ -31,15 +79,12 @@ def grade_files(
     data_source: str | None = None,
     overwrite: bool = False,
     workers: int = WORKERS,
-) -> str | None:
+) -> Outcome:
     """Grade each FILE or NAME=FILE into out/NAME/SET/validation/STEP.jsonl, the folder whole or not at all.
 
     Args:
         data_source: of rows that do not say; verl's validation files do not.
         overwrite: replace an earlier folder.
-
-    Returns:
-        The first error that the reward function raised, if any.
 
     Raises:
         ValueError: a file that cannot be read or graded, or two that would be one; one sentence for the user.
@@ -54,34 +99,42 @@ def grade_files(
             raise ValueError(f"{both} are both called {place[0]!r}: name one of them, NAME=FILE")
         places[place] = path
     with new_folder(out, record=FILE, overwrite=overwrite) as folder, Graders(reward, workers) as graders:
+        said: list[str] = []
         for (run, step), path in places.items():
-            _grade_file(path, folder / run, step, data_source, graders)
+            said += _grade_file(path, folder / run, step, data_source, graders)
         models: dict[str, dict[str, str]] = {}
         for (run, step), path in places.items():
             models.setdefault(run, {})[str(step)] = str(path)
         function = f"{reward.path}:{reward.name}"
         write_json(folder / FILE, {"graded": True, "models": models, "reward": function, "kwargs": reward.kwargs})
-        return graders.first_error
+        return Outcome(graders.first_error, said)
 
 
-def _grade_file(path: Path, folder: Path, step: int, data_source: str | None, graders: Graders) -> None:
+def _grade_file(path: Path, folder: Path, step: int, data_source: str | None, graders: Graders) -> list[str]:
+    """Returns notes."""
+    said: list[str] = []
+    verdicts = _Verdicts()
     files: dict[str, IO[bytes]] = {}
     checked: set[str] = set()
-    waiting: deque[tuple[Fields, Future[Fields]]] = deque()
+    waiting: deque[tuple[_Read, Future[Fields]]] = deque()
     with ExitStack() as stack:
 
-        def write(fields: Fields, verdict: Future[Fields]) -> None:
+        def write(read: _Read, verdict: Future[Fields]) -> None:
+            fields, graded = read.fields, verdict.result()
+            if read.correct is not None:
+                verdicts.add(read.correct, parse_sample({**fields, **graded}).correct)
             name = folder_name(fields["data_source"])
             if name not in files:
                 target = folder / name / "validation" / f"{step}.jsonl"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 files[name] = stack.enter_context(target.open("wb"))
-            files[name].write(encode(in_order({**fields, "step": step, **verdict.result()})))
+            files[name].write(encode(in_order({**fields, "step": step, **graded})))
 
-        for fields, extra_info in _read(path, data_source):
-            asked = {**{name: fields[name] for name in ("data_source", "output", "gts")}, "extra_info": extra_info}
+        for read in _read(path, data_source, said):
+            asked = {name: read.fields[name] for name in ("data_source", "output", "gts")}
+            asked["extra_info"] = read.extra_info
             _check(path, asked, graders, checked)
-            waiting.append((fields, graders.submit(asked)))
+            waiting.append((read, graders.submit(asked)))
             if len(waiting) > _AHEAD:
                 write(*waiting.popleft())
         while waiting:
@@ -90,6 +143,8 @@ def _grade_file(path: Path, folder: Path, step: int, data_source: str | None, gr
         raise ValueError(
             f"No line of {printable(path)} is a sample with input, output, gts and uid, as verl writes them."
         )
+    note = verdicts.note(path)
+    return said if note is None else [*said, note]
 
 
 def _check(path: Path, asked: Fields, graders: Graders, checked: set[str]) -> None:
@@ -106,8 +161,8 @@ def _check(path: Path, asked: Fields, graders: Graders, checked: set[str]) -> No
         )
 
 
-def _read(path: Path, data_source: str | None) -> Iterator[tuple[Fields, Any]]:
-    """The samples of a file without their verdict, and the extra_info of each.
+def _read(path: Path, data_source: str | None, said: list[str]) -> Iterator[_Read]:
+    """The samples of a file. said: takes a note of lines that are none.
 
     Raises:
         ValueError: the file is missing or of another kind.
@@ -115,7 +170,10 @@ def _read(path: Path, data_source: str | None) -> Iterator[tuple[Fields, Any]]:
     if path.suffix == ".jsonl":
         if not path.is_file():
             raise ValueError(f"There is no file {printable(path)}.")
-        rows, _ = read_json_lines(path, _sample)
+        rows, skipped = read_json_lines(path, _sample)
+        if skipped:
+            lines = counted(len(skipped), "line is no sample and was", "lines are no samples and were")
+            said.append(f"{printable(path)}: {lines} left out, first line {skipped[0].line} ({skipped[0].reason}).")
         for row in rows:
             source = row.get("data_source") or data_source
             if not source:
@@ -124,7 +182,7 @@ def _read(path: Path, data_source: str | None) -> Iterator[tuple[Fields, Any]]:
                     "give --data-source, such as gsm8k"
                 )
             kept = {name: value for name, value in row.items() if name not in _VERDICT}
-            yield {**kept, "data_source": str(source)}, row.get("extra_info")
+            yield _Read({**kept, "data_source": str(source)}, row.get("extra_info"), _own_verdict(row))
     elif path.suffix == ".parquet":
         for index, record in enumerate(read_parquet(path, ("prompt", "responses", "reward_model"))):
             yield from _of_record(path, index, record, data_source)
@@ -141,7 +199,14 @@ def _sample(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _of_record(path: Path, index: int, record: dict[str, Any], data_source: str | None) -> Iterator[tuple[Fields, Any]]:
+def _own_verdict(row: dict[str, Any]) -> bool | None:
+    try:
+        return parse_sample(row).correct
+    except BrokenLineError:  # it has no score
+        return None
+
+
+def _of_record(path: Path, index: int, record: dict[str, Any], data_source: str | None) -> Iterator[_Read]:
     source = record.get("data_source") or data_source
     reward, responses = record["reward_model"], record["responses"]
     if not source:
@@ -156,7 +221,7 @@ def _of_record(path: Path, index: int, record: dict[str, Any], data_source: str 
     for number, response in enumerate(responses):
         name = uid(folder_name(str(source)), Key(index, number))
         fields = {"input": prompt, "output": response, "gts": reward["ground_truth"], "uid": name}
-        yield {**fields, "data_source": str(source)}, record.get("extra_info")
+        yield _Read({**fields, "data_source": str(source)}, record.get("extra_info"), None)
 
 
 def _run_name(path: Path) -> str:

@@ -56,6 +56,7 @@ def engine(job: dict[str, Any], log: Path) -> Iterator[Iterator[dict[str, Any]]]
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs,),
                 start_new_session=True,
+                env={**os.environ, "PYTHONSAFEPATH": "1"},  # no file of the working directory passes for a library
             )
         os.close(theirs)  # so that the pipe ends with the process
         theirs = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ def locked(out: Path) -> Iterator[None]:
 def settle(out: Path, options: Options, sets: Sequence[EvalSet], models: Sequence[Model]) -> dict[str, Any]:
     """Write what the folder holds, with what it held before, whole or not at all; returns it.
 
+    A folder without a sample is begun anew.
+
     Raises:
         ValueError: it was begun with something else; the message is one sentence for the user.
     """
@@ -114,7 +117,9 @@ def settle(out: Path, options: Options, sets: Sequence[EvalSet], models: Sequenc
     for model in models:
         steps = content["models"].setdefault(model.run, {})
         steps[str(model.step)] = {"path": str(model.path), "fingerprint": fingerprint(model.path)}
-    if before is not None:
+    if before is not None and not _has_samples(out):
+        _forget_merged(out, before, content)
+    elif before is not None:
         _check(out, before, content)
         content["sets"] = {**before["sets"], **content["sets"]}
         for run, steps in before["models"].items():
@@ -137,6 +142,18 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         pass
     raise ValueError(f"{printable(path)} is of another version of this command: name another --out")
+
+
+def _has_samples(out: Path) -> bool:
+    return any(path.stat().st_size > 0 for path in out.glob("*/*/validation/*.jsonl"))
+
+
+def _forget_merged(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Remove what was merged of a model that is no longer there, or is now another one by the same name."""
+    for run, steps in before["models"].items():
+        for step, one in steps.items():
+            if now["models"].get(run, {}).get(step, {}).get("fingerprint") != one["fingerprint"]:
+                shutil.rmtree(out / run / "merged" / step, ignore_errors=True)
 
 
 def _check(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

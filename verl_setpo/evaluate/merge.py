@@ -50,7 +50,8 @@ def _merge(model: Model, folder: Path, log: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Safe path: a file of the user's in the folder that we are started in must not pass for a library.
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"},
         )
         try:
             status = process.wait()

@@ -18,7 +18,7 @@ from verl_setpo.evaluate.merge import hf_folder
 from verl_setpo.evaluate.models import Model
 from verl_setpo.evaluate.progress import Meter
 from verl_setpo.evaluate.sets import EvalSet, Row
-from verl_setpo.evaluate.summary import Figures, figures
+from verl_setpo.evaluate.summary import Figures, compared, read_graded
 from verl_setpo.evaluation.text import printable
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def all_figures(out: Path, ks: Sequence[int] | None = None) -> list[Figures]:
         if path.stem.isdecimal():
             found.append((path.parts[-4], int(path.stem), path.parts[-3], path))
     found.sort(key=lambda one: (models.index(one[0]), one[1], sets.index(one[2]) if sets else one[2]))
-    return [figures(path, run, step, name, ks) for run, step, name, path in found]
+    return compared([read_graded(path, run, step, name) for run, step, name, path in found], ks)
 
 
 def _journals(asked: Evaluation, model: Model) -> list[Journal]:

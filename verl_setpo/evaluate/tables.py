@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNKNOWN = "-"
+_GAP = 2
+"""Columns of the terminal between two of the table."""
 
 
 class Cell(NamedTuple):
@@ -23,27 +25,43 @@ class Cell(NamedTuple):
     high: str = ""
 
 
-def cells(rows: Sequence[Figures]) -> tuple[list[str], list[list[Cell]]]:
+def cells(rows: Sequence[Figures], ks: Sequence[int] | None = None) -> tuple[list[str], list[list[Cell]]]:
     """Headers and rows of the table. Names are as given, not escaped.
 
-    Of pass@k and majority@k it has the largest k that all rows have, and the JSON has all.
+    Args:
+        ks: of pass@k and majority@k; those that not all rows have are left out. None: the largest that all have. The
+            JSON has all.
     """
-    k = max(set.intersection(*(set(row.pass_at_k) for row in rows)))
-    headers = ["model", "set", "pass@1 (%)", f"pass@{k} (%)", f"majority@{k} (%)", f"vote share@{k} (%)"]
-    headers += ["distinct correct answers", "cut off (%)", "tokens"]
-    body = [_row(row, k) for row in rows]
-    return headers, body + [_average_row(average, k) for average in averages(rows)]
+    shown = shown_ks(rows, ks)
+    several = shown[1:] or shown
+    headers = ["model", "set", *(f"pass@{k} (%)" for k in shown), *(f"majority@{k} (%)" for k in several)]
+    headers += [f"vote share@{shown[-1]} (%)", "distinct correct answers", "cut off (%)", "tokens"]
+    names = labels(rows)
+    body = [_row(row, names, shown, several) for row in rows]
+    return headers, body + [_average_row(average, names, shown, several) for average in averages(rows)]
 
 
-def _row(row: Figures, k: int) -> list[Cell]:
-    accuracy, share = row.majority[k] if row.majority else (None, None)
+def shown_ks(rows: Sequence[Figures], ks: Sequence[int] | None = None) -> list[int]:
+    """1, then of the ks asked for those that all rows have, ascending; of no ks the largest that all have."""
+    common = set.intersection(*(set(row.pass_at_k) for row in rows))
+    return sorted({1} | (common.intersection(ks) if ks else {max(common)}))
+
+
+def labels(rows: Sequence[Figures]) -> dict[tuple[str, int], str]:
+    """What each model of the rows is called: with its step, but for a model that is no checkpoint."""
+    steps: dict[str, set[int]] = {}
+    for row in rows:
+        steps.setdefault(row.run, set()).add(row.step)
+    return {(run, step): f"{run} {step}" if step or len(of) > 1 else run for run, of in steps.items() for step in of}
+
+
+def _row(row: Figures, names: dict[tuple[str, int], str], shown: Sequence[int], several: Sequence[int]) -> list[Cell]:
     return [
-        Cell(f"{row.run} {row.step}" if row.step else row.run),
+        Cell(names[row.run, row.step]),
         Cell(row.set_name),
-        _percent(row.pass_at_k[1]),
-        _percent(row.pass_at_k[k]),
-        _percent(accuracy),
-        _percent(share),
+        *(_percent(row.pass_at_k[k]) for k in shown),
+        *(_percent(row.majority[k][0] if row.majority else None) for k in several),
+        _percent(row.majority[shown[-1]][1] if row.majority else None),
         _cell(row.distinct, 2),
         Cell(UNKNOWN if row.truncated is None else f"{100 * row.truncated:.1f}"),
         Cell(UNKNOWN if row.mean_tokens is None else f"{row.mean_tokens:.0f}"),
@@ -78,12 +96,15 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _average_row(average: dict[str, Any], k: int) -> list[Cell]:
-    vote = average["majority_at_k"].get(str(k), {})
-    shares = [average["pass_at_k"]["1"], average["pass_at_k"][str(k)], vote.get("accuracy"), vote.get("vote_share")]
+def _average_row(
+    average: dict[str, Any], names: dict[tuple[str, int], str], shown: Sequence[int], several: Sequence[int]
+) -> list[Cell]:
+    votes = {k: average["majority_at_k"].get(str(k), {}) for k in shown}
+    shares = [average["pass_at_k"][str(k)] for k in shown]
+    shares += [*(votes[k].get("accuracy") for k in several), votes[shown[-1]].get("vote_share")]
     distinct = average["distinct_correct"]
     return [
-        Cell(f"{average['model']} {average['step']}" if average["step"] else average["model"]),
+        Cell(names[average["model"], average["step"]]),
         Cell(f"mean of {len(average['sets'])} sets"),
         *(Cell(UNKNOWN if share is None else f"{100 * share:.1f}".replace("100.0", "100")) for share in shares),
         Cell(UNKNOWN if distinct is None else f"{distinct:.2f}"),
@@ -103,55 +124,73 @@ def _percent(estimate: Estimate | None) -> Cell:
 
 def caption(rows: Sequence[Figures]) -> str:
     """What the figures are measured on."""
-    sets = {row.set_name: row for row in rows}
-    parts = [f"{name} {row.num_problems} x {row.num_samples}" for name, row in sets.items()]
+    names, sizes = labels(rows), dict[str, dict[str, list[str]]]()
+    for row in rows:
+        size = f"{row.num_problems} x {row.num_samples}"
+        sizes.setdefault(row.set_name, {}).setdefault(size, []).append(names[row.run, row.step])
+    parts = []
+    for name, models in sizes.items():
+        each = [size if len(models) == 1 else f"{size} ({', '.join(of)})" for size, of in models.items()]
+        parts.append(f"{name} {', '.join(each)}")
     return f"Problems x samples: {', '.join(parts)}; {CONFIDENCE:.0%} bootstrap intervals over problems"
 
 
-def notes(rows: Sequence[Figures]) -> list[str]:
-    """What a reader must know to judge the figures, a sentence each."""
-    said = []
-    for row in rows:
-        name = f"{row.run}, step {row.step}, {row.set_name}"
-        if row.grader_failed:
-            said.append(f"{name}: {row.grader_failed} samples could not be graded and count as wrong.")
-        if row.skipped:
-            said.append(f"{name}: {row.skipped} lines are no samples and were skipped.")
-        if row.majority is None:
-            said.append(f"{name}: no majority and no distinct answers, as its reward function returns no pred.")
-    return said
+def _fit(headers: Sequence[str], body: Sequence[Sequence[Cell]], names: int, width: int) -> list[list[int]]:
+    """The columns of each of several tables, all with the first `names`, none wider than `width` where that can be."""
+    wide = [max(map(len, header.split(" "))) for header in headers]
+    for row in body:
+        wide = [max(w, len(cell.text), len(_interval(cell))) for w, cell in zip(wide, row, strict=True)]
+    tables = [list(range(names))]
+    for column in range(names, len(headers)):
+        if len(tables[-1]) > names and sum(wide[i] + _GAP for i in (*tables[-1], column)) - _GAP > width:
+            tables.append(list(range(names)))
+        tables[-1].append(column)
+    return tables
 
 
-def rich_table(rows: Sequence[Figures]) -> Table:
-    """For the terminal: intervals are below their figures."""
+def _interval(cell: Cell) -> str:
+    return f"{cell.low}-{cell.high}" if cell.low else ""
+
+
+def rich_tables(rows: Sequence[Figures], ks: Sequence[int] | None, width: int) -> list[Table]:
+    """For a terminal of `width` columns: intervals are below their figures. What is too wide for one table goes on in
+    the next. Left out are a set that is the only one, as the caption names it, and what is known of no row."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    headers, body = cells(rows)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False)
-    table.caption, table.caption_justify = Text(printable(caption(rows))), "left"
-    for header in headers[:2]:
-        table.add_column(header, overflow="fold")
-    for header in headers[2:]:
-        # no_wrap: where space is short, the names give way and no figure is cut.
-        table.add_column(Text(header.replace(" ", "\n")), justify="right", no_wrap=True)
-    for row in body:
-        # Text objects, not strings: rich would read [red] in a name as markup.
-        shown = [Text(printable(cell.text)) for cell in row]
-        for text, cell in zip(shown, row, strict=True):
-            if cell.low:
-                text.append(f"\n{cell.low}-{cell.high}", style="dim")
-        table.add_row(*shown)
-    return table
+    headers, body = cells(rows, ks)
+    kept = [place for place in range(len(headers)) if any(row[place].text != UNKNOWN for row in body)]
+    if len({row.set_name for row in rows}) == 1:
+        kept.remove(1)
+    headers, body = [headers[place] for place in kept], [[row[place] for place in kept] for row in body]
+    names = headers.index("pass@1 (%)")
+    tables = []
+    for columns in _fit(headers, body, names, width):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False)
+        for place in columns:
+            # no_wrap: a name longer than the terminal gives way, and no figure is cut.
+            header = Text(headers[place].replace(" ", "\n"))
+            justify: Any = "right" if place >= names else "left"
+            table.add_column(header, justify=justify, overflow="fold", no_wrap=place >= names)
+        for row in body:
+            # Text objects, not strings: rich would read [red] in a name as markup.
+            shown = [Text(printable(row[place].text)) for place in columns]
+            for text, place in zip(shown, columns, strict=True):
+                if row[place].low:
+                    text.append(f"\n{_interval(row[place])}", style="dim")
+            table.add_row(*shown)
+        tables.append(table)
+    return tables
 
 
-def markdown_table(rows: Sequence[Figures]) -> str:
-    headers, body = cells(rows)
+def markdown_table(rows: Sequence[Figures], ks: Sequence[int] | None, said: Sequence[str]) -> str:
+    """said: what there is to note, a sentence each."""
+    headers, body = cells(rows, ks)
     lines = ["# Evaluation", "", _line(headers), _line([":--", ":--", *["--:"] * (len(headers) - 2)])]
     for row in body:
         lines.append(_line([markdown(c.text) + (f" ({c.low} to {c.high})" if c.low else "") for c in row]))
-    lines += ["", f"{markdown(caption(rows))}.", "", *(f"- {markdown(note)}" for note in notes(rows))]
+    lines += ["", f"{markdown(caption(rows))}.", "", *(f"- {markdown(note)}" for note in said)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -159,10 +198,10 @@ def _line(texts: Sequence[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def as_json(rows: Sequence[Figures]) -> dict[str, Any]:
-    """All figures as plain JSON values; what is unknown is null."""
+def as_json(rows: Sequence[Figures], said: Sequence[str]) -> dict[str, Any]:
+    """All figures as plain JSON values, and the notes; what is unknown is null."""
     results = [_row_json(row) for row in rows]
-    return {"confidence": CONFIDENCE, "results": results, "averages": averages(rows), "notes": notes(rows)}
+    return {"confidence": CONFIDENCE, "results": results, "averages": averages(rows), "notes": list(said)}
 
 
 def _row_json(row: Figures) -> dict[str, Any]:
@@ -182,9 +221,11 @@ def _row_json(row: Figures) -> dict[str, Any]:
         "mean_score": row.mean_score._asdict(),
         "majority_at_k": majority,
         "distinct_correct": None if row.distinct is None else row.distinct._asdict(),
+        "distinct_in_samples": row.distinct_in,
         "answered": row.answered,
         "truncated": row.truncated,
         "mean_tokens": row.mean_tokens,
         "grader_failed": row.grader_failed,
         "skipped_lines": row.skipped,
+        "incomplete_problems": row.incomplete,
     }
