@@ -91,7 +91,7 @@ def test_nothing_is_written_and_the_config_stays_as_it_was(tmp_path):
 
 
 def test_the_check_shows_time_share_and_what_stood_in(monkeypatch):
-    config = compose_run([*METHODS["set_loo by a judge"], *SHAPE])
+    config = compose_run([*METHODS["set_loo by a judge"], "algorithm.set_rl.coef=5", *SHAPE])
     (check,) = advantage_checks({"": config})
     assert check.status == "ok"
     assert "random clusters for judge" in check.found
@@ -130,3 +130,20 @@ def test_long_responses_are_shortened_and_it_says_so():
     shape = Shape.of(config)
     assert shape.length == 256
     assert str(shape) == "128 x 8 responses of up to 256 tokens (of 8,192)"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "cure"),
+    [
+        (["+set_rl=set_loo", "algorithm.set_rl.coef=0.0001"], "note", "Raise algorithm.set_rl.coef"),
+        (["+set_rl=set_loo", "algorithm.set_rl.coef=100"], "note", "Lower algorithm.set_rl.coef"),
+        (["+set_rl=set_loo", "algorithm.set_rl.signal.name=answer", "algorithm.set_rl.coef=5"], "ok", ""),
+        (["+set_rl=set_loo", "algorithm.set_rl.coef=0"], "ok", ""),  # the base method, as asked for
+        (["+set_rl=poly_epo"], "ok", ""),
+    ],
+)
+def test_a_credit_share_near_0_or_above_a_half_is_noted_with_the_key_to_change(words, status, cure):
+    (check,) = advantage_checks({"": compose_run([*words, *SHAPE])})
+    assert check.status == status, check
+    assert cure in check.cure
+    assert bool(check.cure) == bool(cure)

@@ -176,7 +176,7 @@ def test_what_is_no_data_is_one_sentence_and_no_verdict_on_a_row(name, content, 
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"Error: --data {path} {message}")
     assert line.endswith(f": {CURE}")
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout) == (1, "")
 
 
 def test_a_grader_that_does_not_start_is_no_verdict_either(monkeypatch):
@@ -185,4 +185,4 @@ def test_a_grader_that_does_not_start_is_no_verdict_either(monkeypatch):
 
     monkeypatch.setattr(grader, "grade_cases", fail)
     result = doctor()
-    assert (result.exit_code, result.stderr) == (2, "Error: no worker\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: no worker\n")

@@ -92,7 +92,7 @@ def test_a_ground_truth_that_raises_fails_and_names_the_row(reward_of):
     rows = [*POLYNOMIALS[:3], row_of("polynomial", "no JSON")]
     check = reward_of(rows, "+set_rl=poly_epo")
     assert check.status == "fail"
-    assert "1 raise, row 3 of train.parquet" in check.found
+    assert "1 raise, row 3 of train.parquet: " in check.found
     assert "'no JSON' is not a JSON object" in check.found
 
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_read_here_is_not_done_and_says_why(reward_of):
 
 
 def test_the_sample_is_spread_over_all_files(run_words, tmp_path):
-    from verl_setpo.doctor.reward_rows import sample
+    from verl_setpo.doctor.data_rows import sample
 
     words = run_words(POLYNOMIALS, name="a.parquet")
     run_words(POLYNOMIALS[:20], name="b.parquet")

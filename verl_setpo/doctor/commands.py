@@ -32,7 +32,7 @@ def environment(
             help="A script that starts verl: it runs, up to that line, whose words are taken; yours come after them.",
         ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of data.train_files that the reward is asked about.")] = 16,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the data that are looked at, and graded.")] = 16,
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Look into a Ray worker, which takes longest.")] = True,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all findings here.")] = None,
     quiet: Annotated[bool, typer.Option(help="Print only what is not well.")] = False,
@@ -137,8 +137,8 @@ def grader(
 ) -> None:
     """Grade answers whose verdict is known with the reward for mathematics and with a second, independent grader.
 
-    Exit status 1 when the reward is wrong where it is not known to be, or when a row of --data cannot be graded; 2
-    when there was nothing to grade, or no grader.
+    Exit status 1 when the reward is wrong where it is not known to be, when a row of --data cannot be graded, or when
+    there was nothing to grade.
     """
     from rich.console import Console
 
@@ -161,7 +161,7 @@ def grader(
             print_rows(console, data_file, len(rows), hard)
             well = all(row.gradable is not False for row in hard)
     except (ValueError, StartError) as error:
-        _fail(str(error), 2)
+        _fail(str(error))
     if not well:
         raise typer.Exit(1)
 
@@ -243,8 +243,8 @@ def _write(path: Path, content: dict[str, object]) -> None:
         _fail(f"--json {path} cannot be written ({error.strerror}): name another file.")
 
 
-def _fail(message: str, status: int = 1) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     from verl_setpo.evaluation.text import printable
 
     typer.echo(f"Error: {printable(message)}", err=True)
-    raise typer.Exit(status)
+    raise typer.Exit(1)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import get_trainer_cls, trainer_base
 
+from verl_setpo.credit.advice import LITTLE, MUCH
 from verl_setpo.doctor.check import Check
 from verl_setpo.doctor.fake_batch import LocalQueue, RandomClusters, RandomKernel, Shape, make_queue
 from verl_setpo.signals import AnswerClusters, Signal
@@ -25,6 +26,7 @@ from verl_setpo.signals.answer import ANSWER_FIELD
 from verl_setpo.signals.ngram import NgramKernel
 from verl_setpo.trainer import advantages, rows
 from verl_setpo.trainer.modes import SetRLMixin
+from verl_setpo.trainer.settings import WITH_COEF, check_config
 
 SEED = 0
 
@@ -109,7 +111,7 @@ def _one_thread() -> Iterator[None]:
 def advantage_checks(configs: Mapping[str, DictConfig]) -> Iterator[Check]:
     """A dry run of each config, called by its name ("" for a run's own)."""
     found = []
-    shape = said = ""
+    shape = said = cure = ""
     for name, config in configs.items():
         result = dry_run(config)
         shape, said = str(result.shape), result.signal if not name else "made-up rollouts"
@@ -119,7 +121,26 @@ def advantage_checks(configs: Mapping[str, DictConfig]) -> Iterator[Check]:
             yield Check("advantages", "fail", f"{label}{fault} ({shape}, {said})", "Look at the keys of the method.")
             return
         found.append(f"{label}{result.seconds:.2f} s, {result.share}")
-    yield Check("advantages", "ok", f"{'; '.join(found)} ({shape}, {said})")
+        cure = cure or ("" if name else _cure_of_share(config, result))
+    yield Check("advantages", "note" if cure else "ok", f"{'; '.join(found)} ({shape}, {said})", cure)
+
+
+def _cure_of_share(config: DictConfig, result: DryRun) -> str:
+    """What to do about a share of the advantage that is not worth its name, or more than correctness has; "" if well.
+
+    By the bounds of `verl-setpo credit`: of set objectives it is the upper one alone, and only of poly_epo.
+    """
+    method = check_config(config)
+    by_coef, share = method.estimator in WITH_COEF, result.metrics.get("set_rl/credit_share")
+    if share is None or method.settings.coef == 0 == share:  # coef=0 is the base method, and asked for
+        return ""
+    measure = "; `verl-setpo credit` has the share on real rollouts."
+    if share > MUCH and (by_coef or method.estimator == "poly_epo"):
+        weaker = "Lower algorithm.set_rl.coef" if by_coef else "Lower algorithm.set_rl.set_size"
+        return f"Diversity outweighs correctness on made-up rollouts. {weaker}{measure}"
+    if share < LITTLE and by_coef:
+        return f"Diversity changes next to nothing on made-up rollouts. Raise algorithm.set_rl.coef{measure}"
+    return ""
 
 
 def _fault(result: DryRun) -> str:

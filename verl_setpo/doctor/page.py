@@ -58,6 +58,7 @@ def examine(asked: Asked, on_check: Callable[[str], None] = lambda name: None) -
         ("config groups", _groups),
         ("config", lambda: _config(setup, asked.recipe)),
         ("keys", lambda: _keys(setup)),
+        ("data", lambda: _data(setup, asked.rows)),
         ("rewards", lambda: _rewards(setup, asked.rows)),
         ("signal", lambda: _signal(setup)),
         ("GPU memory", lambda: _memory(setup)),
@@ -113,6 +114,14 @@ def _keys(setup: _Setup) -> Found:
     checks = list(key_checks(setup.config, setup.words))
     setup.keys_hold = all(check.status == "ok" for check in checks if check.name in ("trainer mode", "keys"))
     return checks
+
+
+def _data(setup: _Setup, rows: int) -> Found:
+    if setup.config is None:
+        return [_why_not("data", setup)]
+    from verl_setpo.doctor.data_check import data_checks
+
+    return data_checks(setup.config, rows)
 
 
 def _rewards(setup: _Setup, rows: int) -> Found:

@@ -1,65 +1,18 @@
-"""A sample of a run's training data, and what is asked of its reward about each row."""
+"""What is asked of a run's reward about a row of its data."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig, ListConfig
 
 from verl_setpo.tasks import countdown
 from verl_setpo.tasks.countdown_solutions import MAX_SOLVE_COUNT, search
 from verl_setpo.tasks.rewards import TASKS
 
-FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 GARBAGE = "\\boxed{\\frac{{{((( ]] <answer> #### <|im_end|> \u202e\u0000 9^9^9^9 Answer: import os" + " }{" * 40
 """What no reward function may pay, or break on."""
-
-
-class CannotRead(Exception):
-    """A file is not to be read here; the message says why."""
-
-
-def sample(config: DictConfig, count: int) -> tuple[list[dict[str, Any]], int]:
-    """Rows of `data.train_files`, evenly spread over all of them, and how many there are.
-
-    A row has the columns that the reward sees, and `at`, its place in words.
-    Raises CannotRead.
-    """
-    import pyarrow.dataset as ds
-
-    value = config.data.train_files
-    files = [Path(str(name)).expanduser() for name in (value if isinstance(value, list | ListConfig) else [value])]
-    remote = next((str(file) for file in files if ":/" in str(file)), None)
-    if remote is not None:
-        raise CannotRead(f"data.train_files={remote} is not on this machine")
-    tables = []
-    for file in files:
-        if not file.is_file():
-            raise CannotRead(f"there is no file {file}")
-        if file.suffix not in FORMATS:
-            raise CannotRead(f"{file.name} is neither parquet nor JSON lines")
-        try:
-            tables.append((file, ds.dataset(str(file), format=FORMATS[file.suffix])))
-        except (OSError, ValueError) as error:
-            raise CannotRead(f"{file.name} cannot be read ({str(error).splitlines()[0]:.200})") from None
-    sizes = [table.count_rows() for _, table in tables]
-    total = sum(sizes)
-    wanted = [index * total // min(count, total) for index in range(min(count, total))]
-    prompt = str(config.data.get("prompt_key", "prompt"))
-    columns = {"data_source", "reward_model", "extra_info", prompt}
-    rows: list[dict[str, Any]] = []
-    for (file, table), size in zip(tables, sizes, strict=True):
-        own, wanted = [i for i in wanted if i < size], [i - size for i in wanted if i >= size]
-        if own:
-            found = table.take(own, columns=[name for name in table.schema.names if name in columns]).to_pylist()
-            for index, row in zip(own, found, strict=True):
-                # verl's name for the messages once they are in a batch.
-                rows.append({"raw_prompt": row.pop(prompt, None), **row, "at": f"row {index} of {file.name}"})
-    return rows, total
 
 
 def own_answers(row: dict[str, Any]) -> list[str]:

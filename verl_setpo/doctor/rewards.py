@@ -17,8 +17,10 @@ from verl import DataProto
 from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_setpo.doctor.check import Check, sentence
+from verl_setpo.doctor.data_rows import BrokenData, CannotRead, sample
 from verl_setpo.doctor.group import ABANDONED
-from verl_setpo.doctor.reward_rows import GARBAGE, CannotRead, objects, own_answers, sample
+from verl_setpo.doctor.model_tokenizer import load_tokenizer
+from verl_setpo.doctor.reward_rows import GARBAGE, objects, own_answers
 from verl_setpo.signals import Run
 from verl_setpo.trainer.prepare import prepare_config
 from verl_setpo.trainer.rows import GRADER_FAILED
@@ -62,15 +64,17 @@ def reward_checks(config: DictConfig, ours: bool, count: int) -> Iterator[Check]
     except CannotRead as error:
         yield Check("rewards", "not done", str(error))
         return
+    except BrokenData:
+        rows = []
     if not rows:
-        yield Check("rewards", "fail", "data.train_files has no row", "Name files that have some.")
+        yield Check("rewards", "not done", "the training data comes first")
         return
     config = copy.deepcopy(config)
     method = check_config(config) if ours else None
     if method is not None:
         prepare_config(config, method, Run("doctor"))
     try:
-        tokenizer = _tokenizer(config)
+        tokenizer = load_tokenizer(config)
     except Exception as error:  # the hub, a broken folder: each raises its own
         yield Check("rewards", "not done", f"the model's tokenizer cannot be had: {sentence(error)}")
         return
@@ -79,15 +83,6 @@ def reward_checks(config: DictConfig, ours: bool, count: int) -> Iterator[Check]
         yield Check("rewards", "not done", f"none of {len(rows)} rows was graded in {LIMIT_S:g} s")
         return
     yield _judged(graded, total, method)
-
-
-def _tokenizer(config: DictConfig) -> Any:
-    """As verl's reward workers load it."""
-    from verl.utils import hf_tokenizer
-    from verl.utils.fs import copy_to_local
-
-    model = config.actor_rollout_ref.model
-    return hf_tokenizer(copy_to_local(model.get("tokenizer_path") or model.path), trust_remote_code=True)
 
 
 def _in_time(config: DictConfig, tokenizer: Any, rows: list[dict[str, Any]]) -> list[Graded]:
@@ -159,7 +154,7 @@ def _judged(graded: list[Graded], total: int, method: Method | None) -> Check:
     for row in graded:
         if row.raised:
             count = sum(bool(other.raised) for other in graded)
-            return Check("rewards", "fail", f"{asked}: {count} raise, {row.at} {row.raised[0]}", _BREAKS)
+            return Check("rewards", "fail", f"{asked}: {count} raise, {row.at}: {row.raised[0]}", _BREAKS)
     rewards = [reward for row in graded for reward in row.rewards]
     low, high = (-math.inf, math.inf)
     if method is not None and method.estimator != "set_loo":
