@@ -10,12 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from verl_setpo.evaluation.bootstrap import bootstrap_interval
-from verl_setpo.evaluation.generations import Validation
+from verl_setpo.evaluation.generations import STRATEGY, Validation
 from verl_setpo.evaluation.measures import distinct_at_size, pass_at_k
-from verl_setpo.evaluation.report.notes import notes_on_files, notes_on_start, notes_on_steps
+from verl_setpo.evaluation.report.notes import (
+    notes_on_answers,
+    notes_on_files,
+    notes_on_missing_starts,
+    notes_on_steps,
+    notes_on_unlike_starts,
+)
 from verl_setpo.evaluation.runs import COMPLETE, Run, median_step_seconds
 
 CONFIDENCE = 0.95
+DEFAULT_KS = (1, 4, 16, 64)
+START = "starting model"
 
 
 class NothingInCommonError(ValueError):
@@ -41,9 +49,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table. Diversity is None where the files hold no parsed answers."""
+    """One row of the table. Diversity is None where the files hold no answers."""
 
     label: str
+    run: int | None  # its place among the runs given; None: the start of several runs, or of all
     step: int
     pass_at_k: dict[int, Estimate]  # the ks asked for, and powers of two for the curve
     distinct: Estimate | None  # distinct correct answers a problem
@@ -56,49 +65,71 @@ class Row:
 @dataclass(frozen=True)
 class Comparison:
     runs: tuple[Row, ...]
-    start: Row | None  # the model before training, by the step-0 validations
+    starts: tuple[Row, ...]  # the model before training: one row, or one a run where these are different models
     keys: tuple[str, ...]  # of the problems compared on
     num_samples: int  # a problem; diversity is the expected one in so many samples
     ks: tuple[int, ...]  # those asked for that num_samples allows, and 1
     notes: tuple[str, ...]  # what a reader must know to judge the figures, a sentence each
+    ways: str = "answers"  # what is counted as distinct; "strategies" where all runs tell them
 
     @property
     def num_problems(self) -> int:
         return len(self.keys)
 
 
-def compare(runs: Sequence[Run], ks: Sequence[int]) -> Comparison:
-    """Compare the last complete validation of each run, all of which must have one, and the starting model.
+def compare(runs: Sequence[Run], ks: Sequence[int] | None = None) -> Comparison:
+    """Compare the last complete validation of each run that has one, and the starting model.
 
     Only problems that all of these validations hold are used. Validations with different numbers of samples are
     brought to the smallest: pass@k is unbiased for any, and diversity is `distinct_at_size`.
 
+    Args:
+        runs: at least one with a validation.
+        ks: of pass@k; None: those of DEFAULT_KS that there are samples for.
+
     Raises:
         NothingInCommonError: no problem is in all runs.
     """
-    starts = [run.start for run in runs if run.start is not None]
-    compared = [run.final for run in runs] + starts
-    keys, num_samples, notes = _common_problems(compared)
-    used_ks = tuple(sorted({1} | {k for k in ks if k <= num_samples}))
-    too_large = sorted(set(ks) - set(used_ks))
+    validated = [run for run in runs if run.validations]
+    starts = [(i, run, run.start) for i, run in enumerate(runs) if run.start is not None]
+    keys, num_samples, notes = _common_problems([run.final for run in validated] + [start for _, _, start in starts])
+    used_ks = tuple(sorted({1} | {k for k in ks or DEFAULT_KS if k <= num_samples}))
+    too_large = sorted(set(ks or ()) - set(used_ks))
     if too_large:
         left_out = ", ".join(map(str, too_large))
         notes.append(f"Left out: k = {left_out}, because there are only {num_samples} samples a problem.")
-    solved_at_start = [None if run.start is None else measure(run.start, keys, 1, [1]).pass_at_k[1] for run in runs]
-    notes += notes_on_steps(runs) + notes_on_start(runs, solved_at_start) + notes_on_files(runs)
-
     curve_ks = sorted(set(used_ks) | {2**i for i in range(num_samples.bit_length())} | {num_samples})
-    rows = tuple(_run_row(run, keys, num_samples, curve_ks) for run in runs)
-    start = None
-    if starts:
-        measures = _mean_measures([measure(v, keys, num_samples, curve_ks) for v in starts])
-        start = _row("start", 0, measures, step_seconds=None, progress=())
-    return Comparison(rows, start, tuple(keys), num_samples, used_ks, tuple(notes))
+    at_start = [measure(start, keys, num_samples, curve_ks) for _, _, start in starts]
+    solved = [measures.pass_at_k[1] for measures in at_start]
+    unlike = notes_on_unlike_starts([run.label for _, run, _ in starts], solved)
+    notes += notes_on_steps(validated) + notes_on_missing_starts(validated) + unlike
+    notes += notes_on_answers(validated) + notes_on_files(validated)
+    start_rows: list[Row] = []
+    if unlike:
+        for (i, run, _), measures in zip(starts, at_start, strict=True):
+            start_rows.append(_row(start_of(run.label), i, 0, measures))
+    elif starts:
+        label = START if len(starts) == 1 else f"{START} (mean of {len(starts)} runs)"
+        start_rows.append(_row(label, None, 0, _mean_measures(at_start)))
+    return Comparison(
+        runs=tuple(_run_row(run, i, keys, num_samples, curve_ks) for i, run in enumerate(runs) if run.validations),
+        starts=tuple(start_rows),
+        keys=tuple(keys),
+        num_samples=num_samples,
+        ks=used_ks,
+        notes=tuple(notes),
+        ways="strategies" if all(run.final.told_apart_by == STRATEGY for run in validated) else "answers",
+    )
+
+
+def start_of(label: str) -> str:
+    """What the model that a run started from is called where each run has its own."""
+    return f"{label}, step 0"
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Figures of each of P problems, those about answers None where the files hold none."""
+    """Figures of each of P problems, those about distinct answers None where the files hold none."""
 
     pass_at_k: dict[int, np.ndarray]  # each (P,)
     distinct: np.ndarray | None  # (P,)
@@ -112,7 +143,7 @@ def measure(validation: Validation, keys: Sequence[str], num_samples: int, ks: S
     n_P = np.array([problem.num_samples for problem in problems], dtype=np.int64)
     c_P = np.array([problem.num_correct for problem in problems], dtype=np.int64)
     solved = {k: pass_at_k(n_P, c_P, k) for k in ks}
-    if not validation.has_answers:
+    if validation.told_apart_by is None:
         return Measures(solved, None, None, None)
     return Measures(solved, *distinct_at_size(n_P, [problem.answer_counts for problem in problems], num_samples))
 
@@ -133,11 +164,19 @@ def _mean_measures(measures: Sequence[Measures]) -> Measures:
 
 
 def estimate(values_P: np.ndarray) -> Estimate:
-    """The mean of one figure a problem, (P,), with its interval over problems."""
+    """The mean of one figure a problem, (P,), with its interval over problems, whose order changes neither."""
+    values_P = np.sort(values_P)  # evaluate and report have the problems in different orders
     return Estimate(float(values_P.mean()), *bootstrap_interval(values_P, confidence=CONFIDENCE))
 
 
-def _row(label: str, step: int, measures: Measures, step_seconds: float | None, progress: tuple[Point, ...]) -> Row:
+def _row(
+    label: str,
+    run: int | None,
+    step: int,
+    measures: Measures,
+    step_seconds: float | None = None,
+    progress: tuple[Point, ...] = (),
+) -> Row:
     wide, average_mode = None, None
     if measures.distinct is not None and measures.one_or_more is not None and measures.two_or_more is not None:
         wide = estimate(measures.two_or_more)
@@ -146,6 +185,7 @@ def _row(label: str, step: int, measures: Measures, step_seconds: float | None, 
         average_mode = float(on_wide.sum() / measures.two_or_more.sum()) if wide.mean > 0 else None
     return Row(
         label=label,
+        run=run,
         step=step,
         pass_at_k={k: estimate(values_P) for k, values_P in measures.pass_at_k.items()},
         distinct=None if measures.distinct is None else estimate(measures.distinct),
@@ -156,7 +196,7 @@ def _row(label: str, step: int, measures: Measures, step_seconds: float | None, 
     )
 
 
-def _run_row(run: Run, keys: Sequence[str], num_samples: int, ks: Sequence[int]) -> Row:
+def _run_row(run: Run, index: int, keys: Sequence[str], num_samples: int, ks: Sequence[int]) -> Row:
     progress = []
     for validation in run.validations:
         known = [key for key in keys if _holds(validation, key, num_samples)]
@@ -166,7 +206,7 @@ def _run_row(run: Run, keys: Sequence[str], num_samples: int, ks: Sequence[int])
         distinct = None if measures.distinct is None else estimate(measures.distinct)
         progress.append(Point(validation.step, estimate(measures.pass_at_k[1]), distinct))
     measures = measure(run.final, keys, num_samples, ks)
-    return _row(run.label, run.final.step, measures, median_step_seconds(run.step_seconds), tuple(progress))
+    return _row(run.label, index, run.final.step, measures, median_step_seconds(run.step_seconds), tuple(progress))
 
 
 def _holds(validation: Validation, key: str, num_samples: int) -> bool:

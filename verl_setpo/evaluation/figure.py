@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from verl_setpo.evaluation.comparison import Comparison, Estimate, Row
-from verl_setpo.evaluation.formats import START_LABEL, caption
+from verl_setpo.evaluation.formats import caption
 from verl_setpo.evaluation.text import printable
 
 # Okabe and Ito's palette, safe for colour-blind readers; the darker colours first.
@@ -65,16 +64,22 @@ def save_figure(comparison: Comparison, path: Path) -> None:
 
 def _looks(comparison: Comparison) -> list[tuple[Row, dict[str, Any]]]:
     return [
-        (row, {"color": colour, "marker": marker})
-        for row, colour, marker in zip(comparison.runs, cycle(COLOURS), cycle(MARKERS), strict=False)
+        (row, {"color": COLOURS[(row.run or 0) % len(COLOURS)], "marker": MARKERS[(row.run or 0) % len(MARKERS)]})
+        for row in comparison.runs
+    ]
+
+
+def _start_looks(comparison: Comparison) -> list[tuple[Row, dict[str, Any]]]:
+    """Dashed, and grey unless each run has a start of its own."""
+    colours = [START_COLOUR if row.run is None else COLOURS[row.run % len(COLOURS)] for row in comparison.starts]
+    return [
+        (row, {"color": colour, "linestyle": START_DASHES})
+        for row, colour in zip(comparison.starts, colours, strict=True)
     ]
 
 
 def _pass_at_k_panel(axes: Any, comparison: Comparison) -> None:
-    rows = _looks(comparison)
-    if comparison.start:
-        rows.insert(0, (comparison.start, {"color": START_COLOUR, "linestyle": START_DASHES}))
-    for row, look in rows:
+    for row, look in _start_looks(comparison) + _looks(comparison):
         _line(axes, sorted(row.pass_at_k), [row.pass_at_k[k] for k in sorted(row.pass_at_k)], look)
     axes.set_title("Pass@k after training")
     _percent_axis(axes)
@@ -90,9 +95,10 @@ def _distinct_panel(axes: Any, comparison: Comparison) -> None:
     for row, look in _looks(comparison):
         points = [(point.step, point.distinct) for point in row.progress if point.distinct is not None]
         _line(axes, [step for step, _ in points], [distinct for _, distinct in points], look)
-    if comparison.start and comparison.start.distinct:
-        _start_level(axes, comparison.start.distinct)
-    axes.set_title("Distinct correct answers a problem")
+    for row, look in _start_looks(comparison):
+        if row.distinct is not None:
+            axes.axhline(row.distinct.mean, linewidth=1.6, zorder=1.5, **look)
+    axes.set_title(f"Distinct correct {comparison.ways} a problem")
     _step_axis(axes)
     axes.set_ylim(bottom=0)
 
@@ -100,8 +106,8 @@ def _distinct_panel(axes: Any, comparison: Comparison) -> None:
 def _pass_at_1_panel(axes: Any, comparison: Comparison) -> None:
     for row, look in _looks(comparison):
         _line(axes, [point.step for point in row.progress], [point.pass_at_1 for point in row.progress], look)
-    if comparison.start:
-        _start_level(axes, comparison.start.pass_at_k[1])
+    for row, look in _start_looks(comparison):
+        axes.axhline(row.pass_at_k[1].mean, linewidth=1.6, zorder=1.5, **look)
     axes.set_title("Pass@1")
     _percent_axis(axes)
     _step_axis(axes)
@@ -113,10 +119,6 @@ def _line(axes: Any, x: Sequence[int], estimates: Sequence[Estimate], look: dict
     axes.plot(x, [estimate.mean for estimate in estimates], markeredgecolor="white", markeredgewidth=0.8, **look)
     low, high = [estimate.low for estimate in estimates], [estimate.high for estimate in estimates]
     axes.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
-
-
-def _start_level(axes: Any, estimate: Estimate) -> None:
-    axes.axhline(estimate.mean, color=START_COLOUR, linestyle=START_DASHES, linewidth=1.6, zorder=1.5)
 
 
 def _percent_axis(axes: Any) -> None:
@@ -136,11 +138,9 @@ def _legend(figure: Any, comparison: Comparison) -> None:
     """One legend above all panels: the curves meet too often for labels at their ends."""
     from matplotlib.lines import Line2D
 
-    names = [printable(row.label) for row in comparison.runs]
-    handles = [Line2D([], [], markeredgecolor="white", markeredgewidth=0.8, **look) for _, look in _looks(comparison)]
-    if comparison.start:
-        names.insert(0, START_LABEL)
-        handles.insert(0, Line2D([], [], color=START_COLOUR, linestyle=START_DASHES))
+    names = [printable(row.label) for row in comparison.starts + comparison.runs]
+    handles = [Line2D([], [], **look) for _, look in _start_looks(comparison)]
+    handles += [Line2D([], [], markeredgecolor="white", markeredgewidth=0.8, **look) for _, look in _looks(comparison)]
     names = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..." for name in names]
     entry_inches = 0.105 * (max(map(len, names)) + 7)  # at 12 points, with its line
     columns = min(len(names), int(figure.get_figwidth() / entry_inches))

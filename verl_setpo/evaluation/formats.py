@@ -12,7 +12,6 @@ from verl_setpo.evaluation.text import markdown, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-START_LABEL = "starting model"
 UNKNOWN = "-"
 LARGE_KS = 2  # pass@k columns besides pass@1
 
@@ -20,15 +19,15 @@ Cell = tuple[str, str, str]  # figure; low and high end of its interval, or ""
 
 
 def table_cells(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
-    """Headers and rows of the table; the starting model is the first row. Labels are as given, not escaped."""
+    """Headers and rows of the table, the starting model first. Labels are as given, not escaped."""
     ks = [1, *[k for k in comparison.ks if k > 1][-LARGE_KS:]]
     total = comparison.num_problems
-    headers = ["run", "step", *(f"pass@{k} (%)" for k in ks), "distinct correct answers"]
+    headers = ["run", "step", *(f"pass@{k} (%)" for k in ks), f"distinct correct {comparison.ways}"]
     headers += [f"problems (of {total}) with 2 or more", "seconds a step"]
 
-    def cells(row: Row, label: str) -> list[Cell]:
+    def cells(row: Row) -> list[Cell]:
         return [
-            (label, "", ""),
+            (row.label, "", ""),
             (str(row.step), "", ""),
             *(_percent(row.pass_at_k[k]) for k in ks),
             _cell(row.distinct, digits=2),
@@ -36,8 +35,7 @@ def table_cells(comparison: Comparison) -> tuple[list[str], list[list[Cell]]]:
             (UNKNOWN if row.step_seconds is None else f"{row.step_seconds:.3g}", "", ""),
         ]
 
-    start = [cells(comparison.start, START_LABEL)] if comparison.start else []
-    return headers, start + [cells(row, row.label) for row in comparison.runs]
+    return headers, [cells(row) for row in comparison.starts + comparison.runs]
 
 
 def _cell(estimate: Estimate | None, digits: int, scale: int = 1) -> Cell:
@@ -75,7 +73,8 @@ def rich_table(comparison: Comparison) -> Table:
     table.add_column(headers[0], overflow="fold")
     for header in headers[1:]:
         # no_wrap: where space is short, the labels give way and no figure is cut.
-        table.add_column(Text("\n".join(textwrap.wrap(header, 9))), justify="right", no_wrap=True)
+        width = max(9, *map(len, header.split()))
+        table.add_column(Text("\n".join(textwrap.wrap(header, width))), justify="right", no_wrap=True)
     for row in rows:
         # Text objects, not strings: rich would read [red] in a label as markup.
         cells = [Text(printable(figure)) for figure, _, _ in row]
@@ -95,7 +94,7 @@ def markdown_report(comparison: Comparison, figure: str, notes: Sequence[str], p
         paired: header and rows of a second table, the first three columns texts.
     """
     headers, rows = table_cells(comparison)
-    lines = ["# Comparison of runs", "", f"![Pass@k, distinct correct answers and pass@1]({figure})", ""]
+    lines = ["# Comparison of runs", "", f"![Pass@k, distinct correct {comparison.ways} and pass@1]({figure})", ""]
     lines += [_markdown_row(headers), _markdown_row([":--", *["--:"] * (len(headers) - 1)])]
     for row in rows:
         texts = [f"{markdown(text)} ({low} to {high})" if low else markdown(text) for text, low, high in row]
@@ -124,7 +123,7 @@ def json_report(comparison: Comparison, paths: list[str], notes: Sequence[str]) 
         "num_samples": comparison.num_samples,
         "ks": list(comparison.ks),
         "confidence": CONFIDENCE,
-        "start": None if comparison.start is None else _row_json(comparison.start),
+        "starts": [_row_json(row) for row in comparison.starts],
         "runs": [{**_row_json(row), "path": path} for row, path in zip(comparison.runs, paths, strict=True)],
         "notes": list(notes),
     }

@@ -51,11 +51,20 @@ class Run:
     metrics: dict[str, dict[int, float]] | None  # those that the report shows, by name and step; None: no metrics.jsonl
     skipped: tuple[SkippedLine, ...]
     rollouts: RolloutFiles = field(default_factory=RolloutFiles)
+    layout: Layout = field(default_factory=Layout)
+    is_evaluation: bool = False  # of `verl-setpo evaluate` or `grade`: a model of step 0 alone is no run's start
 
     @property
     def start(self) -> Validation | None:
         """The validation before training."""
-        return self.validations[0] if self.validations and self.validations[0].step == 0 else None
+        if not self.validations or self.validations[0].step != 0 or (self.is_evaluation and len(self.validations) == 1):
+            return None
+        return self.validations[0]
+
+    @property
+    def is_start_only(self) -> bool:
+        """Whether the last validation is that before training."""
+        return self.start is not None and self.final.step == 0
 
     @property
     def final(self) -> Validation:
@@ -68,16 +77,22 @@ class Run:
         return None if self.metrics is None else self.metrics.get(STEP_SECONDS, {})
 
 
-def read_run(path: Path, label: str, layout: Layout | None = None) -> Run:
+def read_run(path: Path, label: str, layout: Layout | None = None, is_evaluation: bool = False) -> Run:
     """Read the directory of one run: whatever it has of validations, metrics and rollouts.
 
     A directory that holds `<step>.jsonl` itself is taken for the validations.
+
+    Args:
+        layout: where its parts are.
+        is_evaluation: whether it is NAME/SET of `verl-setpo evaluate` or `grade`, with validations alone.
 
     Raises:
         NoGenerationsError: it holds none of the three.
         OSError: a file cannot be read.
     """
     layout = layout or Layout()
+    if path.is_file():
+        raise NoGenerationsError(f"{printable(path)} is a file: name the directory of a run.")
     if not path.is_dir():
         raise NoGenerationsError(f"There is no directory {printable(path)}.")
     directory = path / layout.validation
@@ -90,7 +105,7 @@ def read_run(path: Path, label: str, layout: Layout | None = None) -> Run:
         validations = [read_validation(file) for file in validation_files(directory).values()]
     except NoGenerationsError:
         if not something_else:
-            raise
+            raise NoGenerationsError(_nothing_in(path, layout)) from None
         validations = []
     most = max((len(validation.problems) for validation in validations), default=0)
     if most == 0 and not something_else:
@@ -104,6 +119,17 @@ def read_run(path: Path, label: str, layout: Layout | None = None) -> Run:
         metrics=metrics,
         skipped=tuple(item for v in validations for item in v.skipped) + tuple(skipped),
         rollouts=rollouts,
+        layout=layout,
+        is_evaluation=is_evaluation,
+    )
+
+
+def _nothing_in(path: Path, layout: Layout) -> str:
+    where = "a folder of it" if layout.rollouts is None else printable(layout.rollouts)
+    return (
+        f"{printable(path)} has nothing to report, which would be any of {printable(layout.validation)}/<step>.jsonl "
+        f"(trainer.validation_data_dir), {printable(layout.metrics)} (VERL_FILE_LOGGER_PATH) and {where} with training "
+        "rollouts (trainer.rollout_data_dir, algorithm.set_rl.rollout_log)."
     )
 
 

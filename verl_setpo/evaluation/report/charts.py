@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from verl_setpo.evaluation.comparison import Comparison, Estimate, Row
+from verl_setpo.evaluation.comparison import Comparison, Estimate
 from verl_setpo.evaluation.figure import COLOURS, LONGEST_NAME, START_COLOUR
 from verl_setpo.evaluation.report.curves import EstimateCurve
 from verl_setpo.evaluation.report.training_figures import FIGURES, training_curve
@@ -37,7 +37,7 @@ class Chart:
 
 
 def colour_of(run: int | None, dark: bool = False) -> str:
-    """The colour of a run, or of the starting model."""
+    """The colour of a run, or of the start of several."""
     if run is None:
         return DARK_START if dark else START_COLOUR
     colours = DARK_COLOURS if dark else COLOURS
@@ -51,28 +51,25 @@ def theme() -> dict[str, str]:
     return swapped | bands | {INK: DARK_INK, GRID: DARK_GRID}
 
 
-def validation_charts(comparison: Comparison, run_of: Sequence[int]) -> list[Chart]:
-    """Pass@k, and pass@1 and distinct answers over training; `run_of` has the run of each row of the comparison."""
-    rows = list(zip(run_of, comparison.runs, strict=True))
-    last: list[tuple[int | None, Row]] = [(None, comparison.start)] if comparison.start else []
-    last += rows
+def validation_charts(comparison: Comparison) -> list[Chart]:
+    """Pass@k, and pass@1 and distinct answers over training."""
     pass_at_k = _figure("samples k", percent=True)
-    for run, row in last:
+    for row, is_start in [*((row, True) for row in comparison.starts), *((row, False) for row in comparison.runs)]:
         ks = sorted(row.pass_at_k)
-        _line(pass_at_k, row.label, run, ks, [row.pass_at_k[k] for k in ks])
-    _log_axis(pass_at_k, max(last[-1][1].pass_at_k))
+        _line(pass_at_k, row.label, row.run, is_start, ks, [row.pass_at_k[k] for k in ks])
+    _log_axis(pass_at_k, max(comparison.runs[0].pass_at_k))
     charts = [Chart("Pass@k after training", pass_at_k)]
 
     distinct, pass_at_1 = _figure("training step"), _figure("training step", percent=True)
-    for run, row in rows:
+    for row in comparison.runs:
         steps = [point.step for point in row.progress]
-        _line(pass_at_1, row.label, run, steps, [point.pass_at_1 for point in row.progress])
+        _line(pass_at_1, row.label, row.run, False, steps, [point.pass_at_1 for point in row.progress])
         known = [(point.step, point.distinct) for point in row.progress if point.distinct is not None]
         if known:
-            _line(distinct, row.label, run, [step for step, _ in known], [y for _, y in known])
+            _line(distinct, row.label, row.run, False, [step for step, _ in known], [y for _, y in known])
     if distinct.data:
         distinct.update_yaxes(rangemode="tozero")
-        charts.append(Chart("Distinct correct answers over training", distinct))
+        charts.append(Chart(f"Distinct correct {comparison.ways} over training", distinct))
     return [*charts, Chart("Pass@1 over training", pass_at_1)]
 
 
@@ -80,7 +77,7 @@ def curve_chart(title: str, x_title: str, curves: Sequence[EstimateCurve], note:
     """Curves with bands over a logarithmic axis."""
     figure = _figure(x_title, percent=percent)
     for curve in curves:
-        _line(figure, curve.label, curve.run, curve.x, curve.y)
+        _line(figure, curve.line.label, curve.line.run, curve.line.is_start, curve.x, curve.y)
     _log_axis(figure, max(x for curve in curves for x in curve.x))
     return Chart(title, figure, note)
 
@@ -132,8 +129,8 @@ def _figure(x_title: str, percent: bool = False) -> go.Figure:
     return figure
 
 
-def _line(figure: Any, label: str, run: int | None, x: Sequence[float], y: Sequence[Estimate]) -> None:
-    """A curve over the band of its intervals."""
+def _line(figure: Any, label: str, run: int | None, is_start: bool, x: Sequence[float], y: Sequence[Estimate]) -> None:
+    """A curve over the band of its intervals; that of a start is dashed."""
     colour = colour_of(run)
     there_and_back = [*x, *reversed(x)]
     edges = [*(value.high for value in y), *(value.low for value in reversed(y))]
@@ -141,9 +138,10 @@ def _line(figure: Any, label: str, run: int | None, x: Sequence[float], y: Seque
         x=there_and_back, y=edges, fill="toself", fillcolor=_band(colour), line={"width": 0}, mode="lines",
         hoverinfo="skip", name=_name(label),
     )  # fmt: skip
-    marker = {"symbol": "line-ew" if run is None else SYMBOLS[run % len(SYMBOLS)], "size": 7, "color": colour}
-    line = {"color": colour, "width": 2.4, **({"dash": "dash"} if run is None else {})}
-    mode = "lines" if run is None else "lines+markers"
+    symbol = "line-ew" if is_start or run is None else SYMBOLS[run % len(SYMBOLS)]
+    marker = {"symbol": symbol, "size": 7, "color": colour}
+    line = {"color": colour, "width": 2.4, **({"dash": "dash"} if is_start else {})}
+    mode = "lines" if is_start else "lines+markers"
     figure.add_scatter(x=list(x), y=[value.mean for value in y], mode=mode, line=line, marker=marker, name=_name(label))
 
 

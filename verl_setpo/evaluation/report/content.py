@@ -13,9 +13,11 @@ from verl_setpo.evaluation.report.curves import (
     EstimateCurve,
     branching_curve,
     curve_keys,
+    curve_lines,
     majority_curve,
     positions_for,
 )
+from verl_setpo.evaluation.report.notes import notes_on_rollouts
 from verl_setpo.evaluation.report.pairs import (
     Model,
     PairedRow,
@@ -47,6 +49,7 @@ class Content:
     branching: list[EstimateCurve] = field(default_factory=list)
     problems: Json | None = None  # held-out problems for the page's script: see `_problems_json`
     training: Json | None = None  # training prompts in the same form
+    notes: list[str] = field(default_factory=list)  # on files of rollouts
 
 
 def build_content(runs: Sequence[Run], comparison: Comparison | None) -> Content:
@@ -55,15 +58,16 @@ def build_content(runs: Sequence[Run], comparison: Comparison | None) -> Content
     Raises:
         OSError: a file cannot be read.
     """
-    training = _training_json(runs, training_groups(runs))
+    groups = training_groups(runs)
+    training, notes = _training_json(runs, groups), notes_on_rollouts(runs, groups)
     models = validated_models(runs) if comparison is not None else []
     if comparison is None or not models:
-        return Content(training=training)
+        return Content(training=training, notes=notes)
     keys, num_samples = comparison.keys, comparison.num_samples
     figures = [problem_figures(model, keys, num_samples) for model in models]
-    pairs = model_pairs(models) if any(model.run is not None for model in models) else []
+    pairs = model_pairs(models)
     # Every trained model differs from the start: where there are runs to compare, their differences are read first.
-    between_runs = [pair for pair in pairs if models[pair[0]].run is not None]
+    between_runs = [pair for pair in pairs if not models[pair[0]].is_start]
     order = most_changed(figures, between_runs or pairs)
     chosen = _affordable([keys[p] for p in order], models)
     texts: list[Texts] = []
@@ -72,16 +76,16 @@ def build_content(runs: Sequence[Run], comparison: Comparison | None) -> Content
         previews = keys if i == 0 else ()
         texts.append(read_texts(model.validation, chosen, curve_keys(keys), previews, num_samples, vocabulary))
     longest = max((len(ids) for text in texts for group in text.piece_ids.values() for ids in group), default=0)
-    majority = [majority_curve(model, curve_keys(keys), num_samples) for model in models]
+    lines = curve_lines(models, comparison.starts)
+    majority = [majority_curve(line, models, curve_keys(keys), num_samples) for line in lines]
+    piece_ids = [[text.piece_ids[key] for key in curve_keys(keys)] for text in texts]
     return Content(
-        paired=paired_rows(models, figures, pairs, num_samples),
+        paired=paired_rows(models, figures, pairs, num_samples, comparison.ways),
         majority=[curve for curve in majority if curve is not None],
-        branching=[
-            branching_curve(model, [text.piece_ids[key] for key in curve_keys(keys)], positions_for(longest))
-            for model, text in zip(models, texts, strict=True)
-        ],
+        branching=[branching_curve(line, piece_ids, positions_for(longest)) for line in lines],
         problems=_problems_json(models, keys, order, figures, pairs, chosen, texts),
         training=training,
+        notes=notes,
     )
 
 
@@ -125,12 +129,13 @@ def _problems_json(
         first = texts[0]
         entries.append(_entry(first.truths.get(key, ""), first.prompts.get(key), groups))
     return {
-        "models": [{"name": short(model.label, 60), "run": model.run} for model in models],
+        "models": [{"name": short(model.label, 60), "run": model.run, "start": model.is_start} for model in models],
         "problems": [short(previews.get(keys[p], ""), preview_chars) for p in order],
         "figures": rows,
         "pairs": [list(pair) for pair in pairs],
         "texts": _within(entries, PROBLEM_BYTES),
         "percent": True,
+        "by_change": True,
         "distinct": "distinct",
     }
 
@@ -146,10 +151,12 @@ def _training_json(runs: Sequence[Run], groups: TrainingGroups) -> Json | None:
         figures.append([None if rollouts is None else _training_figures(rollouts) for rollouts in found])
         entries.append(_entry("", groups.prompts.get(prompt), found))
     return {
-        "models": [{"name": short(runs[r].label, 60), "run": r} for r in having],
+        "models": [{"name": short(runs[r].label, 60), "run": r, "start": False} for r in having],
         "problems": [_training_title(prompt, groups) for prompt in groups.chosen],
         "figures": figures,
         "pairs": [[0, i] for i in range(1, len(having))],
+        "by_change": False,  # but by step and credit: see `training_groups`
+        "with_credit": groups.with_credit,
         "texts": _within(entries, TRAINING_BYTES),
         "percent": False,
         "distinct": "clusters",
@@ -211,4 +218,4 @@ def content_json(content: Content) -> Json:
 
 def _curve_json(curve: EstimateCurve) -> Json:
     points = {str(x): estimate_json(y) for x, y in zip(curve.x, curve.y, strict=True)}
-    return {"label": curve.label, "points": points}
+    return {"label": curve.line.label, "points": points}

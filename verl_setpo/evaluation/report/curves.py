@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+
 from verl_setpo.evaluation.branching import branches_by_position
-from verl_setpo.evaluation.comparison import Estimate, estimate
+from verl_setpo.evaluation.comparison import Estimate, Row, estimate
+from verl_setpo.evaluation.generations import Validation
 from verl_setpo.evaluation.majority import majority_at_k
 from verl_setpo.evaluation.report.pairs import Model
 
@@ -23,13 +26,31 @@ _READ_CHARS = 4096  # of a response; 64 pieces end before that unless somebody w
 
 
 @dataclass(frozen=True)
-class EstimateCurve:
-    """A curve of a model with its intervals."""
+class Line:
+    """What has a curve of its own, as in the table: the end of a run, the start of one, or that of several together."""
 
     label: str
-    run: int | None  # None: the starting model
+    run: int | None  # None: the start of several runs, or of all
+    is_start: bool
+    models: tuple[int, ...]  # over which each problem is averaged
+
+
+@dataclass(frozen=True)
+class EstimateCurve:
+    """A curve with its intervals."""
+
+    line: Line
     x: tuple[int, ...]
     y: tuple[Estimate, ...]
+
+
+def curve_lines(models: Sequence[Model], starts: Sequence[Row]) -> list[Line]:
+    """The lines for the rows of a table: its starts, one for all or one for each run that has it, then the runs."""
+    each = [Line(model.label, model.run, model.is_start, (i,)) for i, model in enumerate(models)]
+    if len(starts) != 1:
+        return each
+    together = tuple(i for i, model in enumerate(models) if model.is_start)
+    return [Line(starts[0].label, None, True, together), *(line for line in each if not line.is_start)]
 
 
 def curve_keys(keys: Sequence[str]) -> tuple[str, ...]:
@@ -37,16 +58,22 @@ def curve_keys(keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(keys)[:MOST_PROBLEMS])
 
 
-def majority_curve(model: Model, keys: Sequence[str], num_samples: int) -> EstimateCurve | None:
+def majority_curve(line: Line, models: Sequence[Model], keys: Sequence[str], num_samples: int) -> EstimateCurve | None:
     """Majority@k at powers of two up to `num_samples`, of the first so many samples; None: no answers are known."""
-    if not model.validation.has_answers:
+    validations = [models[i].validation for i in line.models if models[i].validation.has_answers]
+    if not validations:
         return None
-    problems = [model.validation.problems[key] for key in keys]
+    ks = sorted({2**i for i in range(num_samples.bit_length())} | {num_samples})
+    accuracy_VKP = [[_majority(validation, keys, num_samples, k) for k in ks] for validation in validations]
+    return EstimateCurve(line, tuple(ks), tuple(estimate(of_k) for of_k in np.mean(accuracy_VKP, axis=0)))
+
+
+def _majority(validation: Validation, keys: Sequence[str], num_samples: int, k: int) -> np.ndarray:
+    """(P,)"""
+    problems = [validation.problems[key] for key in keys]
     answers_P = [problem.answers_n[:num_samples] for problem in problems]
     correct_P = [problem.correct_n[:num_samples] for problem in problems]
-    ks = sorted({2**i for i in range(num_samples.bit_length())} | {num_samples})
-    y = tuple(estimate(majority_at_k(answers_P, correct_P, k).accuracy) for k in ks)
-    return EstimateCurve(model.label, model.run, tuple(ks), y)
+    return majority_at_k(answers_P, correct_P, k).accuracy
 
 
 def pieces(response: str) -> list[str]:
@@ -55,17 +82,18 @@ def pieces(response: str) -> list[str]:
 
 
 def branching_curve(
-    model: Model, piece_ids: Sequence[Sequence[Sequence[int]]], positions: Sequence[int]
+    line: Line, piece_ids: Sequence[Sequence[Sequence[Sequence[int]]]], positions: Sequence[int]
 ) -> EstimateCurve:
     """Mean number of different beginnings among the responses to a problem, by their length in pieces.
 
     Args:
-        piece_ids: for each problem the pieces of each response as integers.
+        piece_ids: for each model, those of the line are used, and each problem the pieces of each response as integers.
         positions: lengths, ascending.
     """
-    branches_PT = branches_by_position(piece_ids, num_positions=positions[-1])
-    y = tuple(estimate(branches_PT[:, position - 1].astype(float)) for position in positions)
-    return EstimateCurve(model.label, model.run, tuple(positions), y)
+    branches_VPT = [branches_by_position(piece_ids[i], num_positions=positions[-1]) for i in line.models]
+    branches_PT = np.mean(branches_VPT, axis=0)
+    y = tuple(estimate(branches_PT[:, position - 1]) for position in positions)
+    return EstimateCurve(line, tuple(positions), y)
 
 
 def positions_for(longest: int) -> tuple[int, ...]:

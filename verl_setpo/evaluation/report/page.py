@@ -22,7 +22,7 @@ from verl_setpo.evaluation.report.charts import (
 )
 from verl_setpo.evaluation.report.content import Content
 from verl_setpo.evaluation.report.curves import MOST_PROBLEMS
-from verl_setpo.evaluation.report.pairs import START, PairedRow
+from verl_setpo.evaluation.report.pairs import PairedRow
 from verl_setpo.evaluation.report.show import HEAD_CHARS, TAIL_CHARS, short
 from verl_setpo.evaluation.runs import Run
 from verl_setpo.evaluation.text import printable
@@ -42,7 +42,7 @@ def html_page(runs: Sequence[Run], comparison: Comparison | None, content: Conte
         "problems": content.problems,
         "training": content.training,
     }
-    scripts = [plotly_script(), _read("page.js")]
+    scripts = [plotly_script(), _read("rollouts.js"), _read("page.js")]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["printable"] = printable
     headers, rows = table_cells(comparison) if comparison is not None else ([], [])
@@ -53,17 +53,20 @@ def html_page(runs: Sequence[Run], comparison: Comparison | None, content: Conte
         colours=[(_run_name(i), colour_of(i), colour_of(i, dark=True)) for i in [None, *range(len(runs))]],
         data=_trusted(embedded_json(data)),
         runs=[(_run_name(i), short(run.label, LONGEST_LABEL), printable(run.path)) for i, run in enumerate(runs)],
-        has_start=comparison is not None and comparison.start is not None,
+        starts=[(_run_name(row.run), short(row.label, LONGEST_LABEL)) for row in comparison.starts]
+        if comparison
+        else [],
         headers=headers,
         rows=rows,
         caption="" if comparison is None else caption(comparison),
         chart_groups=_numbered(charts),
         paired_header=PAIRED_HEADER,
         paired=[
-            (title, [paired_cells(row) for row in content.paired if (row.first == START) == against_start])
-            for title, against_start in (("", False), ("Against the starting model", True))
+            (title, [paired_cells(row) for row in content.paired if row.from_start == from_start])
+            for title, from_start in (("", False), ("Against the starting model", True))
         ],
         problems=content.problems,
+        ways=comparison.ways if comparison is not None and any(row.distinct for row in comparison.runs) else "",
         training=content.training,
         cut_chars=HEAD_CHARS + TAIL_CHARS,
         notes=notes,
@@ -110,11 +113,10 @@ def _charts(runs: Sequence[Run], comparison: Comparison | None, content: Content
     """The title, a word on it and the charts of each group."""
     groups = []
     if comparison is not None:
-        run_of = [i for i, run in enumerate(runs) if run.validations]
-        charts = validation_charts(comparison, run_of)
+        charts = validation_charts(comparison)
         most = f" Of {MOST_PROBLEMS} of the problems." if comparison.num_problems > MOST_PROBLEMS else ""
         if content.majority:
-            note = f"The answer that most of k samples give, ties by lot.{most}"
+            note = f"The answer that most of k samples give, ties by lot; no answer is no vote.{most}"
             charts.append(curve_chart("Majority@k", "samples k", content.majority, note, percent=True))
         if content.branching:
             note = (

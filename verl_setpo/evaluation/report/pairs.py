@@ -12,13 +12,11 @@ from itertools import zip_longest
 import numpy as np
 
 from verl_setpo.evaluation.accuracy import solved
-from verl_setpo.evaluation.comparison import CONFIDENCE, measure
+from verl_setpo.evaluation.comparison import CONFIDENCE, START, measure, start_of
 from verl_setpo.evaluation.generations import Validation
 from verl_setpo.evaluation.majority import majority_at_k
 from verl_setpo.evaluation.paired import TIE, PairedComparison, compare_paired
 from verl_setpo.evaluation.runs import Run
-
-START = "starting model"
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,9 @@ class Model:
     """A model that was validated: the end of a run, or the start of one."""
 
     label: str
-    run: int | None  # None: the starting model
+    run: int | None  # None: the start of all runs
     validation: Validation
+    is_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,10 @@ class ProblemFigures:
     distinct_P: np.ndarray | None
     majority_P: np.ndarray | None
 
-    def named(self, num_samples: int) -> dict[str, np.ndarray]:
+    def named(self, num_samples: int, ways: str) -> dict[str, np.ndarray]:
         figures = {"pass@1": self.share_correct_P, "solved at all": self.solved_P}
-        if self.distinct_P is not None and self.majority_P is not None:
-            figures |= {f"majority@{num_samples}": self.majority_P, "distinct correct answers": self.distinct_P}
-        return figures
+        more = {f"majority@{num_samples}": self.majority_P, f"distinct correct {ways}": self.distinct_P}
+        return figures | {name: figure_P for name, figure_P in more.items() if figure_P is not None}
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,16 @@ class PairedRow:
     second: str
     figure: str
     result: PairedComparison
+    from_start: bool = False  # whether the first is a starting model
 
 
 def validated_models(runs: Sequence[Run]) -> list[Model]:
-    """The starting model, as the first run that has it saw it, and the last validation of each run that has one."""
-    models = [Model(run.label, i, run.final) for i, run in enumerate(runs) if run.validations and run.final.step > 0]
-    starts = [run.start for run in runs if run.start is not None]
-    return [Model(START, None, v) for v in starts[:1]] + models
+    """The starting model as each run saw it that validated it, and the last validation of each run that has one."""
+    starts = [Model(start_of(run.label), i, run.start, True) for i, run in enumerate(runs) if run.start is not None]
+    if len(starts) == 1:
+        starts = [Model(START, None, starts[0].validation, True)]
+    ends = [(i, run) for i, run in enumerate(runs) if run.validations and not run.is_start_only]
+    return starts + [Model(run.label, i, run.final) for i, run in ends]
 
 
 def problem_figures(model: Model, keys: Sequence[str], num_samples: int) -> ProblemFigures:
@@ -81,23 +82,29 @@ def problem_figures(model: Model, keys: Sequence[str], num_samples: int) -> Prob
 
 
 def model_pairs(models: Sequence[Model]) -> list[tuple[int, int]]:
-    """Which models are compared, as indices: the first run with each other, and the start with each run."""
-    runs = [i for i, model in enumerate(models) if model.run is not None]
-    starts = [i for i, model in enumerate(models) if model.run is None]
-    return [(runs[0], i) for i in runs[1:]] + [(start, i) for start in starts for i in runs]
+    """Which models are compared, as indices: the first run with each other, and each run with its own start, or with
+    the only one that there is."""
+    ends = [i for i, model in enumerate(models) if not model.is_start]
+    starts = {model.run: i for i, model in enumerate(models) if model.is_start}
+    from_start = [(starts.get(models[i].run, starts.get(None)), i) for i in ends]
+    return [(ends[0], i) for i in ends[1:]] + [(start, i) for start, i in from_start if start is not None]
 
 
 def paired_rows(
-    models: Sequence[Model], figures: Sequence[ProblemFigures], pairs: Iterable[tuple[int, int]], num_samples: int
+    models: Sequence[Model],
+    figures: Sequence[ProblemFigures],
+    pairs: Iterable[tuple[int, int]],
+    num_samples: int,
+    ways: str,
 ) -> list[PairedRow]:
     """`compare_paired` for each pair and each figure that both have."""
     rows = []
     for a, b in pairs:
-        first, second = figures[a].named(num_samples), figures[b].named(num_samples)
+        first, second = figures[a].named(num_samples, ways), figures[b].named(num_samples, ways)
         for name in first:
             if name in second:
                 result = compare_paired(first[name], second[name], confidence=CONFIDENCE)
-                rows.append(PairedRow(models[a].label, models[b].label, name, result))
+                rows.append(PairedRow(models[a].label, models[b].label, name, result, models[a].is_start))
     return rows
 
 

@@ -48,28 +48,41 @@ def find_rollout_files(run: Path, where: str | None, apart: Path) -> RolloutFile
             files = validation_files(folder)
         except NoGenerationsError:
             continue
-        kind = _kind(next(iter(files.values())))
+        # Of the first file that says: a kill or a full disk may have cut one before its first line ended.
+        kind = next((kind for path in files.values() if (kind := _kind(path)) is not None), None)
         if kind is not None:
             for step, path in files.items():
                 getattr(found, kind).setdefault(step, path)
     return found
 
 
-def json_rows(path: Path) -> Iterator[dict[str, Any]]:
+@dataclass
+class Lines:
+    """How many lines of a file were rows, and how many were none."""
+
+    rows: int = 0
+    broken: int = 0
+
+
+def json_rows(path: Path, lines: Lines | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a file one by one, so that a file of long texts is never in memory as a whole; broken ones are left
-    out.
+    out, and counted in `lines`.
 
     Raises:
         OSError: the file cannot be read.
     """
+    lines = lines or Lines()
     with path.open("rb") as file:
         for line in file:
             try:
-                row = json.loads(line)
+                row = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):
-                continue
+                row = line
             if isinstance(row, dict):
+                lines.rows += 1
                 yield row
+            elif row is not None:
+                lines.broken += 1
 
 
 def _kind(path: Path) -> str | None:

@@ -9,8 +9,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from verl_setpo.evaluation.generations import marked_answer
 from verl_setpo.evaluation.text import printable
-from verl_setpo.tasks.answers import final_answer
 
 HEAD_CHARS, TAIL_CHARS = 2500, 1500  # of a response; its answer is at its end
 LABEL_CHARS = 160
@@ -66,11 +66,7 @@ def short(text: str, chars: int = LABEL_CHARS) -> str:
 
 def answer_in(response: str) -> str:
     r"""What to group a response by where no parsed answer is known: its last \boxed or <answer>, else its last line."""
-    end = response[-20_000:]
-    found = final_answer(end)
-    if found is None:
-        found = end.rstrip().rsplit("\n", 1)[-1]
-    return " ".join(found.split())
+    return marked_answer(response) or " ".join(response[-20_000:].rstrip().rsplit("\n", 1)[-1].split())
 
 
 def cut_json(text: Cut) -> list[Any]:

@@ -15,8 +15,8 @@ from verl_setpo.evaluation.generations import (
     Sample,
     Validation,
     parse_sample,
-    parsed_answer,
     split_uid,
+    way_of,
 )
 from verl_setpo.evaluation.jsonl import BrokenLineError
 from verl_setpo.evaluation.report.curves import pieces
@@ -88,7 +88,7 @@ def read_texts(
             if key in chosen:
                 prompts[key], truths[key] = cut(question), short(_text(row.get("gts")))
         if key in chosen and index >= outputs[key].get(session, (-1,))[0]:
-            outputs[key][session] = index, _rollout(row, sample, text)
+            outputs[key][session] = index, _rollout(row, sample, text, validation.told_apart_by)
         if key in branching and index >= beginnings[key].get(session, (-1,))[0]:
             ids = [vocabulary.setdefault(piece, len(vocabulary)) for piece in pieces(text)]
             beginnings[key][session] = index, ids
@@ -125,13 +125,13 @@ def _sample(row: dict[str, Any]) -> Sample | None:
         return None
 
 
-def _rollout(row: dict[str, Any], sample: Sample, text: str) -> Rollout:
-    answer = parsed_answer(row)
-    label = answer_in(text) if answer is None else answer
+def _rollout(row: dict[str, Any], sample: Sample, text: str, told_apart_by: str | None) -> Rollout:
+    # What is counted as distinct is a cluster here; where nothing is counted, what responses end with.
+    label = answer_in(text) if told_apart_by is None else way_of(sample, told_apart_by)
     score = finite(row.get("score"))
     return Rollout(
         session=sample.session,
-        cluster=(label if sample.answer is None else sample.answer, sample.correct),
+        cluster=(label, sample.correct),
         label=label or NO_ANSWER,
         correct=sample.correct,
         reward=finite(row.get("acc")) if score is None else score,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from verl_setpo.evaluation.generations import problem_digest, split_uid
-from verl_setpo.evaluation.report.rollout_files import json_rows
+from verl_setpo.evaluation.report.rollout_files import Lines, json_rows
 from verl_setpo.evaluation.report.show import NO_ANSWER, Cut, Rollout, answer_in, cut
 from verl_setpo.evaluation.runs import Run, finite
 
@@ -28,7 +28,8 @@ class TrainingGroups:
     chosen: list[Prompt]
     rollouts: dict[Prompt, dict[int, list[Rollout]]]
     prompts: dict[Prompt, Cut] = field(default_factory=dict)  # where a run has texts
-    without_texts: list[int] = field(default_factory=list)  # runs
+    with_credit: bool = False  # whether any rollout has one
+    lines: dict[tuple[int, Path], Lines] = field(default_factory=dict)  # of each file of each run that was read
 
 
 def training_groups(runs: Sequence[Run]) -> TrainingGroups:
@@ -38,8 +39,11 @@ def training_groups(runs: Sequence[Run]) -> TrainingGroups:
         OSError: a file cannot be read.
     """
     found: dict[Prompt, dict[int, _Group]] = {}
+    lines: dict[tuple[int, Path], Lines] = {}
     for r, step in _steps(runs):
-        for name, group in _groups(runs[r], step).items():
+        files = [kind[step] for kind in (runs[r].rollouts.log, runs[r].rollouts.texts) if step in kind]
+        lines |= {(r, path): Lines() for path in files}
+        for name, group in _groups(runs[r], step, {path: lines[r, path] for path in files}).items():
             found.setdefault((step, name), {})[r] = group
     found = _joined(found)
     by_step: dict[int, list[Prompt]] = {}
@@ -47,7 +51,13 @@ def training_groups(runs: Sequence[Run]) -> TrainingGroups:
         by_step.setdefault(prompt[0], []).append(prompt)
     chosen = [prompt for step in sorted(by_step, reverse=True) for prompt in by_step[step][:MOST_GROUPS]]
 
-    groups = TrainingGroups(chosen, {prompt: {} for prompt in chosen})
+    groups = TrainingGroups(chosen, {prompt: {} for prompt in chosen}, lines=lines)
+    groups.with_credit = any(
+        finite(row.get("credit")) is not None
+        for prompt in chosen
+        for group in found[prompt].values()
+        for row in group.rows.values()
+    )
     for r, step in _steps(runs):
         mine = {prompt: found[prompt][r] for prompt in chosen if prompt[0] == step and r in found[prompt]}
         texts = _texts(runs[r].rollouts.texts.get(step), {group.uid for group in mine.values()})
@@ -56,7 +66,6 @@ def training_groups(runs: Sequence[Run]) -> TrainingGroups:
             question = next((texts[key][0] for key in group.rows if key in texts), None)
             if question is not None:
                 groups.prompts.setdefault(prompt, question)
-    groups.without_texts = [r for r, run in enumerate(runs) if run.rollouts.log and not run.rollouts.texts]
     return groups
 
 
@@ -82,18 +91,22 @@ def _steps(runs: Sequence[Run]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _groups(run: Run, step: int) -> dict[str, _Group]:
-    """The groups of a step by what names their prompt: its digest where texts are known, else its index."""
+def _groups(run: Run, step: int, lines: Mapping[Path, Lines]) -> dict[str, _Group]:
+    """The groups of a step by what names their prompt: its digest where texts are known, else its index.
+
+    Args:
+        lines: of each file, counted here.
+    """
     groups: dict[str, _Group] = {}
     names: dict[str, str] = {}
     if step in run.rollouts.log:
-        for row in json_rows(run.rollouts.log[step]):
+        for row in json_rows(run.rollouts.log[step], lines[run.rollouts.log[step]]):
             uid = split_uid(row.get("key"))
             if uid is not None:
                 group = groups.setdefault(uid[0], _Group(uid[0], {}, _index(row.get("prompt_index"))))
                 group.rows[str(row["key"])] = row
     if step in run.rollouts.texts:
-        for row in json_rows(run.rollouts.texts[step]):
+        for row in json_rows(run.rollouts.texts[step], lines[run.rollouts.texts[step]]):
             uid = split_uid(row.get("uid"))
             if uid is not None:
                 names.setdefault(uid[0], problem_digest(row))
