@@ -228,8 +228,12 @@ def test_errors_are_one_sentence_without_a_traceback(two_runs: tuple[Path, Path]
     ]:
         result = invoke(path, "--out", tmp_path / "out")
         assert result.exit_code == 1
+        assert "Errno" not in result.output
         assert re.search(rf"^Error: .*{message}.*\.$", result.output, flags=re.MULTILINE), result.output
         assert isinstance(result.exception, SystemExit)
+    below_file = invoke(two_runs[0], "--out", tmp_path / "junk" / "validation" / "1.jsonl" / "out")
+    assert below_file.exit_code == 1
+    assert re.search(r"^Error: .*1\.jsonl/out: Not a directory\.$", below_file.output, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def report(
         except NothingInCommonError as error:
             _fail(str(error))
         except OSError as error:  # NoGenerationsError, and files that cannot be read or written
-            _fail(str(error))
+            _fail(f"{error.filename}: {error.strerror}." if error.strerror else str(error))
         if written.comparison is not None:
             console.print(rich_table(written.comparison))
         for note in written.notes:

@@ -31,11 +31,10 @@ def run_folders(path: Path) -> list[RunFolder]:
             # Not the resolved path: what is shown is what the user typed.
             found = [folder.parent for folder in path.glob(pattern) if folder.is_dir()]
             folders = [RunFolder(run, run.resolve().parent.name, run.resolve().name) for run in found]
-            models = _models(root / RECORD)
-            order = {name: i for i, name in enumerate(models)}
-            ordered = sorted(folders, key=lambda one: (order.get(one.name, len(order)), one.name, one.set_name or ""))
-            if ordered:
-                return ordered
+            order = {name: i for i, name in enumerate(_models(root / RECORD))}
+            known = [one for one in folders if one.name in order]
+            if known:
+                return sorted(known, key=lambda one: (order[one.name], one.set_name or ""))
     return [RunFolder(path, where.name)]
 
 

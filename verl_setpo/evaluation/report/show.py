@@ -16,7 +16,7 @@ HEAD_CHARS, TAIL_CHARS = 2500, 1500  # of a response; its answer is at its end
 LABEL_CHARS = 160
 MOST_TEXTS = 4  # of a cluster; the others are alike
 MOST_CLUSTERS = 24
-NO_ANSWER = "(no answer)"
+NO_ANSWER, NO_STRATEGY = "(no answer)", "(no strategy)"
 
 
 @dataclass(frozen=True)

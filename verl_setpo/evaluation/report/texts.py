@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_setpo.evaluation.generations import (
+    STRATEGY,
     Problem,
     Sample,
     Validation,
@@ -25,6 +26,7 @@ from verl_setpo.evaluation.report.show import (
     HEAD_CHARS,
     MOST_TEXTS,
     NO_ANSWER,
+    NO_STRATEGY,
     TAIL_CHARS,
     Cut,
     Rollout,
@@ -132,7 +134,7 @@ def _rollout(row: dict[str, Any], sample: Sample, text: str, told_apart_by: str 
     return Rollout(
         session=sample.session,
         cluster=(label, sample.correct),
-        label=label or NO_ANSWER,
+        label=label or (NO_STRATEGY if told_apart_by == STRATEGY else NO_ANSWER),
         correct=sample.correct,
         reward=finite(row.get("acc")) if score is None else score,
         text=cut(text),
