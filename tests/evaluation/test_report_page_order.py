@@ -94,9 +94,12 @@ def test_the_page_says_why_verl_logs_other_figures(browser: Any, page_of_three: 
 def test_paper_gets_what_is_folded_on_the_screen_and_no_heading_alone(browser: Any, page_of_three: Path) -> None:
     with opened(browser, page_of_three) as it:
         folded, table = it.page.locator("details.more"), it.page.locator("details.more .figures")
+        chart = "document.querySelector('.plot svg').getBoundingClientRect().width"
+        width = it.page.evaluate(chart)
         expect(table).to_be_hidden()
         it.page.evaluate("dispatchEvent(new Event('beforeprint'))")
         expect(table).to_be_visible()
+        assert it.page.evaluate(chart) < width
         assert it.page.locator("main > section:not(.browser) details:not([open])").count() == 0
         it.page.emulate_media(media="print")
         for heading in ("h2", "h2 + .quiet", "summary"):
@@ -106,6 +109,9 @@ def test_paper_gets_what_is_folded_on_the_screen_and_no_heading_alone(browser: A
         assert it.page.locator(".scroll").first.evaluate("box => getComputedStyle(box).borderTopWidth") == "0px"
         it.page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert folded.get_attribute("open") is None
+        it.page.emulate_media(media="screen")
+        it.page.wait_for_timeout(500)
+        assert it.page.evaluate(chart) == width
 
 
 def test_a_table_that_a_phone_cuts_says_so_until_its_end_is_seen(browser: Any, page_of_three: Path) -> None:

@@ -59,6 +59,7 @@
   addEventListener("afterprint", () => {
     unfolded.splice(0).forEach((details) => { details.open = false; });
     drawAll();
+    document.querySelectorAll(".plot").forEach((place) => Plotly.Plots.resize(place));  // else it keeps that width
   });
   document.documentElement.dataset.ready = "true";
 })();
