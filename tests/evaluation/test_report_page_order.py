@@ -109,9 +109,17 @@ def test_paper_gets_what_is_folded_on_the_screen_and_no_heading_alone(browser: A
         assert it.page.locator(".scroll").first.evaluate("box => getComputedStyle(box).borderTopWidth") == "0px"
         it.page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert folded.get_attribute("open") is None
-        it.page.emulate_media(media="screen")
-        it.page.wait_for_timeout(500)
-        assert it.page.evaluate(chart) == width
+
+
+def test_after_printing_the_page_is_as_before(browser: Any, page_of_three: Path, tmp_path: Path) -> None:
+    with opened(browser, page_of_three) as it:
+        look = "plots => plots.map(plot => plot.querySelector('svg').getBoundingClientRect().width)"
+        before = it.page.locator(".plot").evaluate_all(look)
+        it.page.pdf(path=tmp_path / "report.pdf", format="A4")
+        it.page.wait_for_timeout(1000)
+        assert it.page.locator(".plot").evaluate_all(look) == before
+        assert it.page.locator("details.more").get_attribute("open") is None
+        assert it.complaints == []
 
 
 def test_a_table_that_a_phone_cuts_says_so_until_its_end_is_seen(browser: Any, page_of_three: Path) -> None:

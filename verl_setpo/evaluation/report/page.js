@@ -59,7 +59,8 @@
   addEventListener("afterprint", () => {
     unfolded.splice(0).forEach((details) => { details.open = false; });
     drawAll();
-    document.querySelectorAll(".plot").forEach((place) => Plotly.Plots.resize(place));  // else it keeps that width
+    // Else they keep that width. The page is still laid out for paper now, but not in the next frame.
+    requestAnimationFrame(() => document.querySelectorAll(".plot").forEach((place) => Plotly.Plots.resize(place)));
   });
   document.documentElement.dataset.ready = "true";
 })();
