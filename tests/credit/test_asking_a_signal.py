@@ -71,8 +71,8 @@ def test_no_call_is_paid_for_when_the_options_cannot_work(write):
     path = write(rows_of("x", rewards=[-1, -1, 1, 1, 1, 1]))
     with serve(by_first_word) as server:
         judge = (f"base_url={server.url}", "model=judge", "--signal", "judge")
-        assert "set_size=6 must be smaller" in refused(path, *judge, "--estimator", "poly_epo", "--set-size", 6)
-        assert "reward_range" in refused(path, *judge, *POLY)
+        assert "--set-size 6 must be smaller" in refused(path, *judge, "--estimator", "poly_epo", "--set-size", 6)
+        assert "--reward-range -1 1" in refused(path, *judge, *POLY)
         assert "--json" in refused(path, *judge, *POLY, "--reward-range", -1, 1, "--json", "/nowhere/x.json")
         assert server.asked == []
 

@@ -39,7 +39,7 @@ def test_a_common_correct_rollout_below_zero_is_marked_and_warned_of(credit, spr
     (warned,) = found.warnings("against_reward")
     assert warned["count"] == 4
     assert warned["message"] in found.text
-    assert "4 correct ones have a negative advantage" in warned["message"]
+    assert "4 correct rollouts have a negative advantage" in warned["message"]
     assert found.summary("poly_epo")["correct_negative"] == 4
     assert found.summary("poly_epo")["wrong_positive"] == 0
 

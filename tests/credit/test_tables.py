@@ -29,7 +29,7 @@ def test_one_prompt_is_shown_rollout_by_rollout_with_its_texts(credit, write):
         assert [(line[0], line[1], line[2], line[-1]) for line in shown] == [
             *(("0", "0", "0", "0"), ("1", "1", "0", "1"), ("2", "0", "1", "2"), ("3", "1", "1", "3"))
         ]
-    assert not any("other" in line for line in lines)
+    assert not any("other" in line for line in lines if "Prompt" in line)
 
 
 def test_the_prompts_shown_first_are_those_where_signs_go_against_rewards(credit, write):
@@ -81,6 +81,16 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_broken(credit, writ
         (row,) = (line for line in lines if line.startswith(start))
         assert cluster in row
         assert len(re.findall(r" [+-]\d\.\d{4}\b", row)) == 4
+
+
+def test_the_legend_explains_the_signs_that_are_there(credit, write):
+    many = credit(write(group("large", [1, 0] * 16, "ABCD" * 8)), *SIZE).text
+    assert "12: 0, 4-6, ...: 12 rollouts that are alike in all that is shown" in many
+    assert "mean similarity" not in many
+    rows = [{"prompt": "p", "reward": i % 2, "text": f"since {i}"} for i in range(4)]
+    by_kernel = credit(write(rows, "texts.jsonl")).text
+    assert "alike 0.82: a rollout's mean similarity to the others of its prompt" in by_kernel
+    assert "12 rollouts" not in by_kernel
 
 
 def test_small_chunks_give_the_figures_and_advantages_of_large_ones():

@@ -81,6 +81,41 @@ def test_one_strategy_throughout_is_named_as_the_cause_of_vanished_advantages(cr
     assert min(cured.advantages("poly_epo", "a")[:2]) > 0
 
 
+def test_where_no_coef_changes_anything_none_is_advised(credit, write):
+    found = credit(write(group("a", [1, 0, 1, 0], "ABCD")), *LOO, "--estimator", "grpo_div")
+    assert found.kinds == {("no_credit", "set_loo"), ("no_credit", "grpo_div")}
+    for warned in found.warnings("no_credit"):
+        assert "changes nothing at any --coef" in warned["message"]
+        assert "raise" not in warned["message"]
+    assert "raise --coef" in credit(found.figures["file"], *LOO, "--coef", 0).text
+
+
+def test_a_prompt_with_one_rollout_is_not_said_to_teach_nothing(credit, write):
+    found = credit(write(group("one", [1], "A")), "--estimator", "grpo")
+    assert found.advantages("grpo", "one") == pytest.approx([1.0])
+    assert found.kinds == {("one_rollout", None)}
+
+
+def test_a_smaller_set_is_advised_only_where_the_trainer_takes_one(credit, write):
+    path = write(group("small", [1, 0], "AB") + group("large", [1, 1, 1, 0], "AAAB"))
+    (least,) = credit(path, *POLY).warnings("too_small")
+    assert least["message"].endswith("generate more rollouts.")
+    (larger,) = credit(path, "--estimator", "poly_epo", "--set-size", 3).warnings("too_small")
+    assert larger["message"].endswith("or lower --set-size.")
+    paying = (*POLY, "--no-zero-single-cluster")
+    assert credit(path, *paying).warnings("too_small")[0]["message"].endswith("or lower --set-size.")
+    assert credit(path, *POLY[:2], "--no-zero-single-cluster", "--set-size", 1).warnings("too_small") == []
+
+
+def test_rollouts_against_their_reward_are_counted_only_where_there_are_some(credit, write):
+    path = write(group("a", [0] * 3 + [1, 1], "AABCC"))
+    (warned,) = credit(path, "--estimator", "grpo_div", "--coef", 3).warnings("against_reward")
+    figures = credit(path, "--estimator", "grpo_div", "--coef", 3).summary("grpo_div")
+    assert (figures["correct_negative_mixed"], figures["wrong_positive_mixed"]) == (0, 1)
+    assert "1 wrong rollout has a positive advantage, for being rare" in warned["message"]
+    assert "correct rollout" not in warned["message"].split("rollouts, ", 1)[1]
+
+
 def test_small_groups_and_rollouts_in_no_drawn_set_are_counted(credit, write):
     path = write(group("small", [1, 0], "AB") + group("large", [1, 0, 1, 0, 0, 1], "ABCDEF"))
     found = credit(path, *POLY, "--num-sets", 1, "--seed", 3)

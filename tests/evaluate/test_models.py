@@ -205,7 +205,7 @@ def test_a_checkpoint_is_evaluated_at_its_step(checkpoint, polynomials, tmp_path
 def test_a_file_of_the_users_does_not_pass_for_a_library_of_the_merger(checkpoint, tmp_path, monkeypatch):
     if sys.version_info < (3, 11):
         pytest.skip("Python has no safe path")
-    (tmp_path / "click.py").write_text("raise ImportError('not the library')")
+    (tmp_path / "accelerate.py").write_text("raise ImportError('not the library')")
     monkeypatch.chdir(tmp_path)
     (found,) = find_models([str(checkpoint)])
     assert (hf_folder(found, tmp_path / "merged" / "3", tmp_path / "merge.log") / "config.json").is_file()

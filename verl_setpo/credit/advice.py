@@ -12,6 +12,8 @@ from verl_setpo.trainer.schedule import AutoCoef
 
 MUCH, LITTLE = 0.5, 0.02
 """Credit shares above which diversity outweighs correctness, and below which it changes next to nothing."""
+NONE = 1e-6
+"""Credit share below which there is rounding alone."""
 FEW_FLIPS = 0.01
 """Share of rollouts below which the table alone tells of changed signs."""
 TARGET_SHARE = 0.3
@@ -37,12 +39,32 @@ def coef_for(choice: Choice, figures: Figures, coef: float | None) -> float | No
     return found if found < MAX_COEF else None
 
 
-def of_rollouts(prompts: int, dead: int, failed: int, cause: str) -> Iterator[Warned]:
+def no_answer(rollouts: int) -> Warned:
+    """The warning where no rollout has an answer or a cluster, so that nothing is to be compared."""
+    return Warned(
+        "no_answer",
+        None,
+        rollouts,
+        f"no answer was found in any of {rollouts} rollouts, so that all are alike to every method: add a column "
+        "answer (or pred), mark answers in the texts as \\boxed{...}, or choose --signal ngram.",
+    )
+
+
+def of_rollouts(prompts: int, dead: int, alone: int, failed: int, cause: str) -> Iterator[Warned]:
     """Warnings about the rollouts themselves.
 
     Args:
-        dead: prompts with one reward and one strategy. failed: prompts without a signal; cause: of the first of them.
+        dead: prompts whose rollouts have one reward and one strategy. alone: prompts with one rollout. failed: prompts
+            without a signal; cause: of the first of them.
     """
+    if alone:
+        yield Warned(
+            "one_rollout",
+            None,
+            alone,
+            f"{alone} of {prompts} prompts have one rollout, whose bare reward verl's GRPO takes for its advantage, as "
+            "there is nothing to compare it with: generate more rollouts.",
+        )
     if dead:
         yield Warned(
             "no_signal",
@@ -87,14 +109,16 @@ def of_estimator(choice: Choice, figures: Figures, coef: float | None, set_size:
             f"in {figures.inverted_prompts} of {figures.mixed_prompts} prompts with correct and wrong rollouts the "
             f"wrong ones get more than the correct ones: {weaker}.",
         )
-    against = figures.correct_negative_mixed + figures.wrong_positive_mixed
-    if against:
+    against = {
+        "correct": (figures.correct_negative_mixed, "a negative advantage, for being common"),
+        "wrong": (figures.wrong_positive_mixed, "a positive advantage, for being rare"),
+    }
+    parts = [f"{count} {kind} {_one(count)} {what}" for kind, (count, what) in against.items() if count]
+    if parts:
         yield warned(
             "against_reward",
-            against,
-            f"in prompts with correct and wrong rollouts, {figures.correct_negative_mixed} correct ones have a "
-            f"negative advantage, for being common, and {figures.wrong_positive_mixed} wrong ones a positive one, for "
-            f"being rare: if that is too many, {weaker}.",
+            sum(count for count, _ in against.values()),
+            f"in prompts with correct and wrong rollouts, {', and '.join(parts)}: if that is too many, {weaker}.",
         )
     if figures.paid_wrong and choice.by_coef:
         yield warned(
@@ -107,11 +131,12 @@ def of_estimator(choice: Choice, figures: Figures, coef: float | None, set_size:
     yield from _of_share(choice, figures, coef, weaker)
     if figures.too_small:
         size = "the method" if set_size is None else f"--set-size {set_size}"
+        smaller = set_size is not None and set_size > choice.smallest_set
         yield warned(
             "too_small",
             figures.too_small,
             f"{figures.too_small} of {figures.prompts} prompts have too few rollouts for {size} and keep their base "
-            f"advantage: generate more rollouts{'' if set_size is None else ', or lower --set-size'}.",
+            f"advantage: generate more rollouts{', or lower --set-size' if smaller else ''}.",
         )
     if figures.left_out:
         yield warned(
@@ -123,6 +148,8 @@ def of_estimator(choice: Choice, figures: Figures, coef: float | None, set_size:
 
 
 def _of_share(choice: Choice, figures: Figures, coef: float | None, weaker: str) -> Iterator[Warned]:
+    if figures.too_small + figures.failed == figures.prompts:
+        return
     share, better = figures.credit_share, coef_for(choice, figures, coef)
     hint = "" if better is None else f", such as to {better:.2g} for a share of {TARGET_SHARE} on these rollouts"
     # Of another objective the credit is all that sets it apart from the mean reward, correctness included.
@@ -133,7 +160,17 @@ def _of_share(choice: Choice, figures: Figures, coef: float | None, weaker: str)
             figures.prompts,
             f"{choice.name}: diversity outweighs correctness, with a credit share of {share:.2f}: {weaker}{hint}.",
         )
-    elif share < LITTLE and figures.size > 0 and choice.by_coef:
+    elif choice.by_coef and coef and share < NONE:
+        yield Warned(
+            "no_credit",
+            choice.name,
+            figures.prompts,
+            f"{choice.name}: diversity changes nothing at any --coef, as to this signal the rollouts of a prompt are "
+            "all alike or all different: choose another --signal, or other prompts.",
+        )
+    elif (
+        share < LITTLE and figures.size > 0 and choice.by_coef and figures.too_small + figures.failed < figures.prompts
+    ):
         yield Warned(
             "changes_nothing",
             choice.name,
@@ -143,15 +180,19 @@ def _of_share(choice: Choice, figures: Figures, coef: float | None, weaker: str)
         )
 
 
+def _one(count: int) -> str:
+    return "rollout has" if count == 1 else "rollouts have"
+
+
 def _weaker(choice: Choice, set_size: int | None) -> str:
     """What brings the method closer to its base."""
     if choice.by_coef:
         return "lower --coef"
+    ways = ["lower --set-size"] if set_size is not None and set_size > choice.smallest_set else []
     if "zero_single_cluster" in choice.reads and choice.keys.get("zero_single_cluster", True):
         # Where most rollouts agree, what a rare one adds is mostly that its sets are worth something at all.
-        smaller = "lower --set-size and " if set_size is not None and set_size > 2 else ""
-        return f"{smaller}add --no-zero-single-cluster, towards GRPO"
-    return "lower --set-size, towards GRPO"
+        ways.append("add --no-zero-single-cluster")
+    return f"{' and '.join(ways)}, towards GRPO" if ways else "take grpo"
 
 
 def of_sweep(swept: Sweep) -> Iterator[Warned]:

@@ -54,3 +54,8 @@ def one_strategy(signal: SignalBatch) -> torch.Tensor:
         return (signal.kernel_PNN > 1 - 1e-6).flatten(1).all(-1) & ~failed_P
     assert signal.clusters_PN is not None
     return (signal.clusters_PN == signal.clusters_PN[:, :1]).all(-1) & ~failed_P
+
+
+def degenerate(signal: SignalBatch) -> bool:
+    """Whether no rollout has a cluster; False under a kernel."""
+    return signal.clusters_PN is not None and bool((signal.clusters_PN < 0).all())

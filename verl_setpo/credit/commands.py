@@ -41,7 +41,10 @@ def credit(
         list[str] | None, typer.Option(help="A set objective besides, by name or import path. Repeat for several.")
     ] = None,
     coef: Annotated[float | None, typer.Option(help="Of set_loo and grpo_div.", show_default="0.1")] = None,
-    set_size: Annotated[int | None, typer.Option(help="Of poly_epo and set objectives.", show_default="4")] = None,
+    set_size: Annotated[
+        int | None,
+        typer.Option(help="Of poly_epo and set objectives.", show_default="4, or one less than there are rollouts"),
+    ] = None,
     num_sets: Annotated[int | None, typer.Option(help="Sets drawn a prompt.", show_default="all")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draw of sets.", show_default="0")] = None,
     signal: Annotated[
@@ -73,7 +76,8 @@ def credit(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # verl's, about engines that are not installed
-        from verl_setpo.credit.study import Asked, study
+        from verl_setpo.credit.asked import Asked
+        from verl_setpo.credit.study import study
 
     given = {
         "coef": coef,
@@ -117,11 +121,13 @@ def _print(console: Any, found: Study, chosen: list[int], whole: bool) -> None:
     for note in found.notes:
         console.print(f"Note: {note}", markup=False)
     total = len(found.prompts.numbers)
+    shown_tables = []
     for number in chosen:
         shown = found.prompts.shown(number)
         console.print()
         console.print(tables.title(shown, total), markup=False)
-        console.print(tables.prompt_table(shown, whole))
+        shown_tables.append(tables.prompt_table(shown, whole))
+        console.print(shown_tables[-1])
     console.print()
     labels = [tables.label(choice, credited[0]) for choice, credited in found.results]
     console.print(tables.summary(list(zip(labels, found.figures, strict=True))))
@@ -129,7 +135,7 @@ def _print(console: Any, found: Study, chosen: list[int], whole: bool) -> None:
         console.print()
         console.print(tables.sweep_table(swept))
     console.print()
-    console.print(tables.LEGEND, markup=False)
+    console.print(tables.legend(shown_tables, found.prompts.by_kernel), markup=False)
     for choice, _ in found.results:
         line = choice.overrides(found.signal, found.signal_keys)
         console.print(f"{tables.cut(choice.name, 30)} in a run: {tables.cut(line, 300)}", markup=False)

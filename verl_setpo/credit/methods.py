@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_setpo.credit.options import in_options, option
 from verl_setpo.signals.store.settings import PREFIX
-from verl_setpo.trainer.settings import Method, check_config
+from verl_setpo.trainer.settings import MIN_GROUP_SET_LOO, Method, SetRLSettings, check_config
 
 BASES = {"grpo": True, "grpo_no_std": False}
 """verl's GRPO, and whether it divides by the standard deviation (`algorithm.norm_adv_by_std_in_grpo`)."""
@@ -20,6 +21,7 @@ DEFAULTS = ("set_loo", "poly_epo", "grpo_div", "grpo")
 NEED_CLUSTERS = ("poly_epo", "grpo_div")
 """Of the defaults: those that a signal of similarities is not enough for."""
 OF_COEF = ("set_loo", "grpo_div")
+SET_SIZE: int = SetRLSettings.model_fields["set_size"].default
 
 _OF_SETS = ("set_size", "num_sets", "reward_range", "seed")
 _KEYS = {
@@ -70,6 +72,11 @@ class Choice:
         polychromic = self.group == "pass_at_n" and self.keys.get("objective") == "polychromic"
         return _KEYS["poly_epo" if polychromic else self.group] if self.group else ()
 
+    @property
+    def smallest_set(self) -> int:
+        """The smallest set size that the trainer takes."""
+        return 2 if "zero_single_cluster" in self.reads and self.keys.get("zero_single_cluster", True) else 1
+
     def having(self, **keys: Any) -> Choice:
         return Choice(self.name, self.group, {**self.keys, **keys})
 
@@ -109,9 +116,29 @@ def choices_of(names: Sequence[str], objectives: Sequence[str], keys: Mapping[st
     return [choice.having(**{key: value for key, value in keys.items() if key in choice.reads}) for choice in found]
 
 
-def option(key: str) -> str:
-    """The command's option for a key of `algorithm.set_rl`."""
-    return "--no-zero-single-cluster" if key == "zero_single_cluster" else f"--{key.replace('_', '-')}"
+def fitting(names: Sequence[str], rollouts: int) -> tuple[list[str], list[str]]:
+    """Those of the estimators that groups of so many rollouts are enough for, and a note of each other."""
+    needed = {"set_loo": MIN_GROUP_SET_LOO, "grpo_div": 2, "poly_epo": 3}
+    kept = [name for name in names if rollouts >= needed.get(name, 1)]
+    return kept, [
+        f"{name}, which needs {needed[name]} rollouts of a prompt, is left out: none has more than {rollouts}"
+        for name in names
+        if name not in kept
+    ]
+
+
+def with_set_size(choices: Sequence[Choice], rollouts: int) -> tuple[list[Choice], list[str]]:
+    """The choices with a set size that groups of so many rollouts allow where none was asked for, and a note of it."""
+    size = min(SET_SIZE, rollouts - 1)
+    changed = [
+        choice.by_set_size and "set_size" not in choice.keys and choice.smallest_set <= size < SET_SIZE
+        for choice in choices
+    ]
+    found = [
+        choice.having(set_size=size) if change else choice for choice, change in zip(choices, changed, strict=True)
+    ]
+    note = f"--set-size is {size} in place of {SET_SIZE}, as no prompt has more than {rollouts} rollouts"
+    return found, [note] if any(changed) else []
 
 
 def config_of(choice: Choice, rollouts: int, signal: Mapping[str, Any]) -> DictConfig:
@@ -134,7 +161,10 @@ def check(choice: Choice, rollouts: int, signal: Mapping[str, Any]) -> tuple[Dic
     """The config of a choice and the method in it, checked as at the start of a run.
 
     Raises:
-        ValueError: one sentence, in the keys of a run.
+        ValueError: one sentence, in the options of this command.
     """
     config = config_of(choice, rollouts, signal)
-    return config, check_config(config)
+    try:
+        return config, check_config(config)
+    except ValueError as error:
+        raise ValueError(in_options(str(error))) from None

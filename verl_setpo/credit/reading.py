@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from verl_setpo.credit.layout import DEGENERATE, LOG, VERL, Layout, Rollout, find_layout, parse_rollout
 from verl_setpo.evaluation.generations import NoGenerationsError, validation_files
-from verl_setpo.evaluation.jsonl import BrokenLineError, SkippedLine, read_json_lines
+from verl_setpo.evaluation.jsonl import BrokenLineError, SkippedLine, logger, read_json_lines
 from verl_setpo.evaluation.text import printable
 
 FORMATS = (".jsonl", ".json", ".csv")
@@ -53,12 +54,17 @@ class Source:
         step = f" of step {self.path.stem}" if self.layout.kind in (VERL, LOG) and self.path.stem.isdigit() else ""
         parts = [
             f"{printable(self.path.name)}: {self.layout.kind}{step}",
-            f"{len(self.groups)} {'prompt' if len(self.groups) == 1 else 'prompts'} with {each} rollouts",
+            f"{len(self.groups)} {'prompt' if len(self.groups) == 1 else 'prompts'} with {each} "
+            f"{'rollout' if sizes == [1] else 'rollouts'}",
             f"columns {self.layout.columns}",
         ]
-        for count, what in ((len(self.skipped), "broken"), (self.repeated, "of a session that has a later one")):
+        first = f" (line {self.skipped[0].line}: {self.skipped[0].reason})" if self.skipped else ""
+        for count, what, which in (
+            (len(self.skipped), "broken", first),
+            (self.repeated, "of a session that has a later one", ""),
+        ):
             if count:
-                parts.append(f"{count} {'line' if count == 1 else 'lines'} {what} left out")
+                parts.append(f"{count} {'line' if count == 1 else 'lines'} {what} left out{which}")
         return "; ".join(parts)
 
 
@@ -108,6 +114,9 @@ def read_source(
     name = printable(path)
     try:
         columns = _columns(path)
+        if not columns:
+            what = "is empty" if path.stat().st_size == 0 else "holds no JSON object"
+            raise ValueError(f"{name} {what}: name a file of rollouts.")
         try:
             layout = find_layout(columns)
         except ValueError as error:
@@ -117,7 +126,11 @@ def read_source(
         def parse(row: dict[str, Any]) -> Rollout:
             return parse_rollout(row, layout, keep_text, extra, text_numbers=is_csv)
 
-        rollouts, skipped = _READERS[path.suffix.lower()](path, parse)
+        if path.suffix.lower() == ".jsonl":
+            with _unlogged():
+                rollouts, skipped = read_json_lines(path, parse)
+        else:
+            rollouts, skipped = _parse_all(path, rows_of(path), parse)
     except OSError as error:
         raise ValueError(f"{name} cannot be read ({error.strerror}): name a file of rollouts.") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -151,19 +164,27 @@ def _columns(path: Path) -> set[str]:
     if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8-sig", newline="") as file:
             return set(csv.DictReader(file).fieldnames or ())
-    is_json = path.suffix.lower() == ".json"
-    rows = (row for _, row in _json_rows(path)) if is_json else _first_lines(path)
-    return {str(name) for row in islice(rows, _LINES_FOR_COLUMNS) if isinstance(row, dict) for name in row}
+    rows = islice((row for _, row in rows_of(path)), _LINES_FOR_COLUMNS)
+    return {str(name) for row in rows if isinstance(row, dict) for name in row}
 
 
-def _first_lines(path: Path) -> Iterator[Any]:
-    """Lines that cannot be read are left to the reader proper, which counts them."""
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError):
-                continue
+def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """What a file holds, numbered as its reader numbers it."""
+    if path.suffix.lower() == ".json":
+        yield from _json_rows(path)
+    elif path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a response may be long
+            reader = csv.DictReader(file)
+            for row in reader:
+                yield reader.line_num, row
+    else:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError):  # left to the reader proper, which counts it
+                    continue
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -183,17 +204,6 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     return enumerate(rows, start=1)
 
 
-def _read_json(path: Path, parse: Parse) -> tuple[list[Rollout], list[SkippedLine]]:
-    return _parse_all(path, _json_rows(path), parse)
-
-
-def _read_csv(path: Path, parse: Parse) -> tuple[list[Rollout], list[SkippedLine]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a response may be long
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        return _parse_all(path, ((reader.line_num, row) for row in reader), parse)
-
-
 def _parse_all(path: Path, rows: Iterator[tuple[int, Any]], parse: Parse) -> tuple[list[Rollout], list[SkippedLine]]:
     rollouts, skipped = [], []
     for number, row in rows:
@@ -206,10 +216,14 @@ def _parse_all(path: Path, rows: Iterator[tuple[int, Any]], parse: Parse) -> tup
     return rollouts, skipped
 
 
-def _read_lines(path: Path, parse: Parse) -> tuple[list[Rollout], list[SkippedLine]]:
-    return read_json_lines(path, parse)
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Skipped lines are told of in `Source.understood`, not by a logger that verl has set up."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
-_READERS = {".jsonl": _read_lines, ".json": _read_json, ".csv": _read_csv}
-
-__all__ = ["DEGENERATE", "Group", "Source", "group_rollouts", "pick_file", "read_source"]
+__all__ = ["DEGENERATE", "Group", "Source", "group_rollouts", "pick_file", "read_source", "rows_of"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from verl_setpo.credit import advice
-from verl_setpo.credit.chunks import Chunk, chunks_of, one_reward
+from verl_setpo.credit.asked import Asked, check_keys, chosen, sweeps_of
+from verl_setpo.credit.chunks import Chunk, chunks_of, degenerate, one_reward
 from verl_setpo.credit.figures import Figures, figures_of
 from verl_setpo.credit.layout import Layout
-from verl_setpo.credit.methods import DEFAULTS, NEED_CLUSTERS, Choice, check, choices_of
+from verl_setpo.credit.methods import Choice
+from verl_setpo.credit.options import in_options
 from verl_setpo.credit.reading import Source, pick_file, read_source
+from verl_setpo.credit.reward_range import check_rewards
 from verl_setpo.credit.signal import (
     CLUSTERS,
     Tokenize,
@@ -24,7 +26,7 @@ from verl_setpo.credit.signal import (
     parse_keys,
     words,
 )
-from verl_setpo.credit.sweep import Sweep, choices_over, parse_values, sweep
+from verl_setpo.credit.sweep import Sweep, sweep
 from verl_setpo.credit.telling import Prompts
 from verl_setpo.credit.trainer import Bench, Credited
 from verl_setpo.evaluation.text import printable
@@ -32,23 +34,6 @@ from verl_setpo.signals import SignalBatch, signal_class
 from verl_setpo.signals.store.signal import StoreSignal
 
 UNIT_RANGE = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The command's options. keys: those of `algorithm.set_rl` that were given. signal: None to go by the file."""
-
-    path: Path
-    estimators: list[str] | None = None
-    objectives: list[str] = field(default_factory=list)
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    signal: str | None = None
-    signal_arguments: list[str] = field(default_factory=list)
-    tokenizer: str | None = None
-    step: int | None = None
-    limit: int | None = None
-    sweep_set_size: str | None = None
-    sweep_coef: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,10 @@ def study(asked: Asked) -> Study:
     keys = parse_keys(asked.signal_arguments)
     named = asked.signal if asked.signal is not None or "field" not in keys else "answer"
     if named not in (None, CLUSTERS):
-        signal_class(named)
+        try:
+            signal_class(named)
+        except ValueError as error:
+            raise ValueError(in_options(str(error))) from None
     path = pick_file(asked.path, asked.step)
 
     def read(name: str | None) -> Source:
@@ -106,15 +94,16 @@ def study(asked: Asked) -> Study:
     signal_keys = {"name": "answer"} if signal == CLUSTERS else {**keys, "name": signal}
     provides = signal_class(str(signal_keys["name"])).provides
 
-    names, notes = asked.estimators, []
-    if names is None and provides == "kernel":
-        names = [name for name in DEFAULTS if name not in NEED_CLUSTERS]
-        notes.append(f"{signal} gives no clusters, so {' and '.join(NEED_CLUSTERS)}, which need them, are left out")
-    names = list(DEFAULTS) if names is None else names
-    choices = choices_of(names, asked.objectives, asked.keys)
-    rows = _sweeps_of(asked, choices)
     chunks = chunks_of(source.groups)
-    _rehearse(chunks, [*choices, *(choice for row, _ in rows for choice in row)], signal, provides, signal_keys)
+    rollouts = max(chunk.size for chunk in chunks)
+    choices, notes = chosen(asked, signal, provides, rollouts)
+    rows = sweeps_of(asked, choices, signal, provides)
+    low, high = asked.keys.get("reward_range", UNIT_RANGE)
+    check_keys(rollouts, choices, rows, signal_keys)
+    if any("reward_range" in choice.reads for choice in choices):
+        check_rewards(source, low, high)
+    if signal != CLUSTERS and issubclass(signal_class(signal), StoreSignal):
+        _rehearse(chunks, [*choices, *(choice for row, _ in rows for choice in row)], provides, signal_keys)
 
     tokenize = words() if signal == "ngram" and asked.tokenizer is None else _tokenizer(asked.tokenizer)
     batches = collect(signal, keys, chunks, tokenize)
@@ -123,7 +112,6 @@ def study(asked: Asked) -> Study:
         raise ValueError(f"The signal {signal} has nothing to say of any prompt ({cause}): name another with --signal.")
 
     bench = Bench(chunks, batches, signal_keys)
-    low, high = asked.keys.get("reward_range", UNIT_RANGE)
     results = [(choice, bench.credit(choice)) for choice in choices]
     figures = [figures_of(bench, credited, (low, high)) for _, credited in results]
     sweeps = [sweep(bench, row, key, (low, high)) for row, key in rows]
@@ -141,27 +129,11 @@ def study(asked: Asked) -> Study:
     )
 
 
-def _sweeps_of(asked: Asked, choices: Sequence[Choice]) -> list[tuple[list[Choice], str]]:
-    rows = []
-    for key, text in (("set_size", asked.sweep_set_size), ("coef", asked.sweep_coef)):
-        if text is not None:
-            values = parse_values(text, f"--sweep-{key.replace('_', '-')}", whole=key == "set_size")
-            rows += [(row, key) for row in choices_over(choices, key, values)]
-    return rows
-
-
-def _rehearse(
-    chunks: Sequence[Chunk], choices: Sequence[Choice], signal: str, provides: str, signal_keys: dict[str, Any]
-) -> None:
-    """What would stop a run at its start; where calls are to be paid for, also what would in its first step."""
-    largest = max(chunk.size for chunk in chunks)
+def _rehearse(chunks: Sequence[Chunk], choices: Sequence[Choice], provides: str, signal_keys: dict[str, Any]) -> None:
+    """What would stop a run in its first step, before calls are paid for."""
+    bench = Bench(chunks, [blank(chunk, provides) for chunk in chunks], signal_keys)
     for choice in choices:
-        if choice.group is not None:
-            check(choice, largest, signal_keys)
-    if signal != CLUSTERS and issubclass(signal_class(signal), StoreSignal):
-        bench = Bench(chunks, [blank(chunk, provides) for chunk in chunks], signal_keys)
-        for choice in choices:
-            bench.credit(choice)
+        bench.credit(choice)
 
 
 def _tokenizer(name: str | None) -> Tokenize:
@@ -203,11 +175,17 @@ def _warned(
     failed: int,
     cause: str,
 ) -> list[advice.Warned]:
-    dead = prompts = 0
+    prompts = sum(len(chunk.groups) for chunk in bench.chunks)
+    dead = alone = 0
     for chunk, alike_P in zip(bench.chunks, bench.alike, strict=True):
-        dead += int((one_reward(chunk) & alike_P).sum())
-        prompts += len(chunk.groups)
-    warned = list(advice.of_rollouts(prompts, dead, failed, cause))
+        if chunk.size == 1:
+            alone += len(chunk.groups)
+        else:
+            dead += int((one_reward(chunk) & alike_P).sum())
+    if failed == 0 and all(degenerate(batch) for batch in bench.signals):
+        # What else is said of one strategy throughout would send people after the wrong cause.
+        return [advice.no_answer(sum(chunk.rewards_PN.numel() for chunk in bench.chunks))]
+    warned = list(advice.of_rollouts(prompts, dead, alone, failed, cause))
     for (choice, credited), one in zip(results, figures, strict=True):
         warned += advice.of_estimator(choice, one, credited[0].coef, credited[0].set_size)
     for swept in sweeps:

@@ -18,7 +18,7 @@ from verl_setpo.evaluation.text import printable
 
 LABEL_CHARS, TEXT_CHARS, QUESTION_CHARS, RUN_CHARS = 18, 40, 200, 16
 HEADERS = ("mean\n|A|", "credit\nshare", "all 0", "correct\n< 0", "wrong\n> 0", "inverted")
-LEGEND = (
+_LEGEND = (
     "all 0: of the prompts. correct < 0, wrong > 0: of the correct and the wrong rollouts. inverted: of the prompts "
     "with both, where the wrong ones get more. !: a sign against the reward in such a prompt."
 )
@@ -77,6 +77,20 @@ def prompt_table(shown: Shown, whole: bool) -> Table:
     for line, members in alike.items():
         table.add_row(_runs(members), *map(_coloured, line))
     return table
+
+
+def legend(prompts: Sequence[Table], by_kernel: bool) -> str:
+    """What the signs of the tables of prompts and of the summary mean.
+
+    Args:
+        by_kernel: whether rollouts are compared by similarities, and not by clusters.
+    """
+    said = [_LEGEND]
+    if by_kernel:
+        said.append("alike 0.82: a rollout's mean similarity to the others of its prompt, from 0 to 1.")
+    if any(", ..." in str(cell) for table in prompts for cell in table.columns[0].cells):
+        said.append("12: 0, 4-6, ...: 12 rollouts that are alike in all that is shown, 0, 4, 5, 6 and others.")
+    return " ".join(said)
 
 
 def title(shown: Shown, prompts: int) -> str:

@@ -69,6 +69,11 @@ class Prompts:
         }
 
     @property
+    def by_kernel(self) -> bool:
+        """Whether rollouts are compared by similarities, and not by clusters."""
+        return any(batch.clusters_PN is None for batch in self._signals)
+
+    @property
     def numbers(self) -> list[int]:
         return sorted(self._places)
 
