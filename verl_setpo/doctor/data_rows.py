@@ -67,5 +67,6 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
-        cause = f"{str(error).splitlines()[0]:.200}" if str(error) else type(error).__name__
-        raise BrokenData(f"{file.name} cannot be read ({cause})") from None
+        # Arrow puts the path before the cause, and more than once.
+        cause = str(error).rpartition(": ")[2].strip() or type(error).__name__
+        raise BrokenData(f"{file.name} cannot be read ({cause:.200})") from None
