@@ -24,4 +24,9 @@ def register() -> None:
         from verl_setpo.platforms import vllm_name
 
         vllm_name.register()  # before the engine: its imports may ask for vLLM's version
+        from verl.workers.rollout.base import _ROLLOUT_REGISTRY
+
         from verl_setpo.platforms import engine  # noqa: F401  (registers on import)
+
+        # A registry by name, to which verl has no function that adds.
+        _ROLLOUT_REGISTRY["vllm", "async"] = "verl_setpo.platforms.vllm_rollout.CpuServerAdapter"

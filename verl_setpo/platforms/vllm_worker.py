@@ -9,6 +9,7 @@ from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedW
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 from verl_setpo.platforms.vllm_reload import repack_tied_output_layers
+from verl_setpo.platforms.vllm_rollout import own_handle
 
 
 class RewardModelWorkerExtension(vLLMColocateWorkerExtension):
@@ -48,7 +49,8 @@ class CpuWorkerExtension(vLLMColocateWorkerExtension):
             # Clone: the shared buffer is reused for the next bucket.
             weights.extend((name, tensor.clone()) for name, tensor in bucket)
 
-        receiver = BucketedWeightReceiver(zmq_handle=self._get_zmq_handle(), device=self.device, use_shm=use_shm)
+        handle = own_handle(self._get_zmq_handle())
+        receiver = BucketedWeightReceiver(zmq_handle=handle, device=self.device, use_shm=use_shm)
         receiver.receive_weights(on_bucket_received=keep)
         self.model_runner.reload_weights(weights_iterator=iter(weights))
         repack_tied_output_layers(self.model_runner.get_model())
