@@ -49,6 +49,8 @@ def test_texts_without_an_answer_are_told_of_and_of_nothing_else(credit, write):
     (warned,) = credit(write(texts()), "--signal", "answer").figures["warnings"]
     assert (warned["kind"], warned["count"]) == ("no_answer", 4)
     assert "no answer was found in any of 4 rollouts" in warned["message"]
+    (own,) = credit(write(group("a", [1, 0, 1], [-1, -1, -1]), "own.jsonl")).warnings("no_answer")
+    assert own["message"].startswith("by clusters all of 3 rollouts are degenerate")
     boxed = credit(write(texts(r"\boxed{7} ")), "--signal", "answer")
     assert boxed.warnings("no_answer") == []
     assert boxed.warnings("vanished")

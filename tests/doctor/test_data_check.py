@@ -135,3 +135,11 @@ def test_a_model_without_a_chat_template_fails_until_it_is_given_one(data_of, mo
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     given, _ = data_of(POLYNOMIALS, *words, f"actor_rollout_ref.model.custom_chat_template='{template}'")
     assert given.status == "ok"
+
+
+def test_what_a_data_set_of_ones_own_reads_is_not_judged(data_of, tmp_path):
+    (tmp_path / "notes.csv").write_text("question\n")
+    words = [f"data.train_files={tmp_path}/notes.csv", f"data.custom_cls.path={tmp_path}/mine.py"]
+    training, validation = data_of(POLYNOMIALS, *words)
+    assert (training.status, validation.status) == ("not done", "not done")
+    assert "mine.py reads it in its own way" in training.found

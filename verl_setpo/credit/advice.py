@@ -39,15 +39,17 @@ def coef_for(choice: Choice, figures: Figures, coef: float | None) -> float | No
     return found if found < MAX_COEF else None
 
 
-def no_answer(rollouts: int) -> Warned:
-    """The warning where no rollout has an answer or a cluster, so that nothing is to be compared."""
-    return Warned(
-        "no_answer",
-        None,
-        rollouts,
-        f"no answer was found in any of {rollouts} rollouts, so that all are alike to every method: add a column "
-        "answer (or pred), mark answers in the texts as \\boxed{...}, or choose --signal ngram.",
-    )
+def no_answer(signal: str, rollouts: int) -> Warned:
+    """The warning where no rollout has a cluster, so that nothing is to be compared."""
+    alike = "so that all are alike to every method"
+    if signal == "answer":
+        message = (
+            f"no answer was found in any of {rollouts} rollouts, {alike}: add a column answer (or pred), mark answers "
+            "in the texts as \\boxed{...}, or choose --signal ngram."
+        )
+    else:
+        message = f"by {signal} all of {rollouts} rollouts are degenerate, {alike}: choose another --signal."
+    return Warned("no_answer", None, rollouts, message)
 
 
 def of_rollouts(prompts: int, dead: int, alone: int, failed: int, cause: str) -> Iterator[Warned]:

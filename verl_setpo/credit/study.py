@@ -125,7 +125,7 @@ def study(asked: Asked) -> Study:
         figures=figures,
         sweeps=sweeps,
         prompts=Prompts(chunks, batches, results, (low, high), own_clusters=signal == CLUSTERS),
-        warned=_warned(bench, results, figures, sweeps, failed, cause),
+        warned=_warned(signal, bench, results, figures, sweeps, failed, cause),
     )
 
 
@@ -168,6 +168,7 @@ def _in_words(signal: str, keys: Mapping[str, Any], tokenizer: str | None) -> st
 
 
 def _warned(
+    signal: str,
     bench: Bench,
     results: Sequence[tuple[Choice, list[Credited]]],
     figures: Sequence[Figures],
@@ -184,7 +185,7 @@ def _warned(
             dead += int((one_reward(chunk) & alike_P).sum())
     if failed == 0 and all(degenerate(batch) for batch in bench.signals):
         # What else is said of one strategy throughout would send people after the wrong cause.
-        return [advice.no_answer(sum(chunk.rewards_PN.numel() for chunk in bench.chunks))]
+        return [advice.no_answer(signal, sum(chunk.rewards_PN.numel() for chunk in bench.chunks))]
     warned = list(advice.of_rollouts(prompts, dead, alone, failed, cause))
     for (choice, credited), one in zip(results, figures, strict=True):
         warned += advice.of_estimator(choice, one, credited[0].coef, credited[0].set_size)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from verl.utils.tokenizer import normalize_token_ids
 
 from verl_setpo.doctor.check import Check, sentence
-from verl_setpo.doctor.data_rows import BrokenData, CannotRead, sample
+from verl_setpo.doctor.data_rows import BrokenData, CannotRead, own_reader, sample
 from verl_setpo.doctor.model_tokenizer import load_tokenizer
 
 NAMES = {"train_files": "training data", "val_files": "validation data"}
@@ -20,6 +20,9 @@ def data_checks(config: DictConfig, count: int) -> Iterator[Check]:
     """`count` rows of data.train_files and as many of data.val_files, their prompts in the model's tokens."""
     for key, name in NAMES.items():
         if config.data.get(key) is None:
+            continue
+        if own_reader(config) is not None:
+            yield Check(name, "not done", f"data.custom_cls.path={own_reader(config)} reads it in its own way")
             continue
         try:
             rows, total = sample(config, count, key)
@@ -76,7 +79,7 @@ def tokens_of(config: DictConfig, tokenizer: Any, messages: Any) -> int:
 def _fitting(config: DictConfig, key: str, lengths: list[int], total: int) -> Check:
     """With data.filter_overlong_prompts verl drops a prompt that is too long; without, its agent loop cuts off the
     prompt's beginning at rollout.prompt_length, whatever data.truncation says (verl 0.9.1, agent_loop.py)."""
-    drops = bool(config.data.get("filter_overlong_prompts"))
+    drops = bool(config.data.get("filter_overlong_prompts", True))
     limit, option = int(config.data.max_prompt_length), "data.max_prompt_length"
     if not drops and int(config.actor_rollout_ref.rollout.prompt_length) != limit:
         limit, option = int(config.actor_rollout_ref.rollout.prompt_length), "actor_rollout_ref.rollout.prompt_length"

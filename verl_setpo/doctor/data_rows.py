@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 """What verl's data set reads (verl 0.9.1, verl/utils/dataset/rl_dataset.py)."""
@@ -21,6 +21,11 @@ class CannotRead(Exception):
 
 class BrokenData(Exception):
     """No run can read a file; the message names it and says why."""
+
+
+def own_reader(config: DictConfig) -> str | None:
+    """The file of a data set of the user's own, which reads what it likes; None for verl's."""
+    return OmegaConf.select(config, "data.custom_cls.path")
 
 
 def sample(config: DictConfig, count: int, key: str = "train_files") -> tuple[list[dict[str, Any]], int]:

@@ -17,7 +17,7 @@ from verl import DataProto
 from verl.trainer.ppo.reward import load_reward_manager
 
 from verl_setpo.doctor.check import Check, sentence
-from verl_setpo.doctor.data_rows import BrokenData, CannotRead, sample
+from verl_setpo.doctor.data_rows import BrokenData, CannotRead, own_reader, sample
 from verl_setpo.doctor.group import ABANDONED
 from verl_setpo.doctor.model_tokenizer import load_tokenizer
 from verl_setpo.doctor.reward_rows import GARBAGE, objects, own_answers
@@ -64,7 +64,10 @@ def reward_checks(config: DictConfig, ours: bool, count: int) -> Iterator[Check]
     except CannotRead as error:
         yield Check("rewards", "not done", str(error))
         return
-    except BrokenData:
+    except BrokenData as error:
+        if own_reader(config) is not None:
+            yield Check("rewards", "not done", str(error))
+            return
         rows = []
     if not rows:
         yield Check("rewards", "not done", "the training data comes first")
