@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A tiny model on polynomial solving (Poly-EPO section 6.2) or Countdown (SetPO section 5.2), without a GPU: verl, FSDP2, vLLM.
-# TASK=polynomial|countdown METHOD=grpo|set_loo|poly_epo|grpo_div recipes/cpu/run_tiny_fsdp.sh [any verl override]; 7 GB.
+# TASK=polynomial|countdown METHOD=grpo|set_loo|poly_epo|coverage|grpo_div recipes/cpu/run_tiny_fsdp.sh [any verl override]; 7 GB.
 # SIGNAL=embedding_local adds sentence-transformers in a process of the run; SIGNAL=judge and embedding ask a server.
 set -xeuo pipefail
 
 ############################# user-adjustable #############################
 TASK=${TASK:-polynomial}
-METHOD=${METHOD:-set_loo}                # grpo is verl's own trainer, without this package's
+METHOD=${METHOD:-set_loo}                # grpo is verl's own trainer; coverage pays sets for distinct correct answers
 DATA_DIR=${DATA_DIR:-runs/$TASK/data}    # verl-setpo data $TASK --out $DATA_DIR
 MODEL_PATH=${MODEL_PATH:-runs/$TASK/model} # verl-setpo data tiny-model --task $TASK --data $DATA_DIR --out $MODEL_PATH
 RUN_DIR=${RUN_DIR:-runs/$TASK/$METHOD}
@@ -15,7 +15,7 @@ TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-16} # prompts a step
 ROLLOUT_N=${ROLLOUT_N:-8}
 LR=${LR:-1e-3}
 COEF=${COEF:-5}                          # set_loo, grpo_div: weight of diversity
-SET_SIZE=${SET_SIZE:-4}                  # poly_epo: rollouts in a set
+SET_SIZE=${SET_SIZE:-4}                  # poly_epo, coverage: rollouts in a set
 SIGNAL=${SIGNAL:-answer}                 # answer, ngram, or a file of verl_setpo/config/set_rl/signal
 VAL_N=${VAL_N:-32}                       # samples a held-out prompt
 TEST_FREQ=${TEST_FREQ:-20}
@@ -73,8 +73,10 @@ case $METHOD in
     grpo) ALGORITHM=(algorithm.adv_estimator=grpo) ;;
     set_loo) ALGORITHM=(+set_rl=set_loo "${MEASURE[@]}" algorithm.set_rl.coef="$COEF") ;;
     poly_epo) ALGORITHM=(+set_rl=poly_epo "${MEASURE[@]}" algorithm.set_rl.set_size="$SET_SIZE") ;;
+    coverage) ALGORITHM=(+set_rl=pass_at_n "${MEASURE[@]}" algorithm.set_rl.objective=coverage
+        algorithm.set_rl.set_size="$SET_SIZE") ;;
     grpo_div) ALGORITHM=(+set_rl=grpo_div "${MEASURE[@]}" algorithm.set_rl.coef="$COEF") ;;
-    *) echo "METHOD=$METHOD is unknown: use grpo, set_loo, poly_epo or grpo_div." >&2 && exit 1 ;;
+    *) echo "METHOD=$METHOD is unknown: use grpo, set_loo, poly_epo, coverage or grpo_div." >&2 && exit 1 ;;
 esac
 
 TRAINER=(

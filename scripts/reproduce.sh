@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The papers' claims with tiny models on the CPU: trains and evaluates what is missing, then tables and plots.
+#   scripts/reproduce.sh polynomial [--method poly_epo --seed 1 ...]      VENV can be set; see scripts/reproduce.py.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=${VENV:-.venv}
+export VENV
+scripts/install.sh
+PATH="$(cd "$VENV/bin" && pwd):$PATH"
+export PATH
+python scripts/reproduce.py run "$@"
+python scripts/reproduce.py show "$1"

@@ -1,0 +1,1 @@
+"""What scripts/reproduce.py does: experiments through verl's own entrypoint, their evaluation, tables and plots."""

@@ -1,0 +1,60 @@
+"""Checkpoints to counts: samples by `verl-setpo evaluate`, of which one line a checkpoint and set is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from reproduction.experiment import Evaluation
+
+Line = dict[str, Any]
+
+
+def evaluate(
+    model: Path, evaluation: Evaluation, sets: dict[str, Path], folder: Path, steps: Sequence[int] | None = None
+) -> Iterator[Line]:
+    """Draw samples, count, and give {"step", "set", "temperature", "n", "correct": [...], "distinct": [...]}.
+
+    Args:
+        model: a Hugging Face folder, or a folder of checkpoints, of which `steps` are taken.
+        sets: name and parquet file of each set of prompts.
+
+    `correct` counts the correct samples of each prompt, `distinct` its different correct answers (strategies, where
+    the reward names them). The samples themselves stay in `folder`.
+    """
+    for temperature in evaluation.temperatures:
+        out = folder / f"temperature_{temperature}"
+        command = ["verl-setpo", "evaluate", f"run={model}", "--out", str(out), "--n", str(evaluation.n)]
+        command += ["--temperature", str(temperature), "--max-tokens", str(evaluation.max_tokens), "--dtype", "float32"]
+        for name, file in sets.items():
+            command += ["--data", f"{name}={file}"]
+        if steps:
+            command += ["--steps", ",".join(map(str, steps))]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        log = folder / f"temperature_{temperature}.log"
+        with log.open("w") as output:
+            status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
+        if status:
+            last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+            raise RuntimeError(f"verl-setpo evaluate ended with status {status}, see {log}: {' '.join(last)}")
+        for name in sets:
+            for file in sorted((out / "run" / name / "validation").glob("*.jsonl"), key=lambda path: int(path.stem)):
+                counts = count(file)
+                yield {"step": int(file.stem), "set": name, "temperature": temperature, "n": evaluation.n, **counts}
+
+
+def count(samples: Path) -> dict[str, list[int]]:
+    """The correct samples and the different correct answers of each prompt, in the order of the prompts."""
+    correct: dict[str, int] = defaultdict(int)
+    answers: dict[str, set[str]] = defaultdict(set)
+    with samples.open(encoding="utf-8") as lines:
+        for line in lines:
+            sample = json.loads(line)
+            prompt = sample["uid"].split("_")[0]
+            correct[prompt] += sample["acc"] > 0
+            answers[prompt] |= {sample.get("strategy") or sample["pred"]} if sample["acc"] > 0 else set()
+    return {"correct": list(correct.values()), "distinct": [len(answers[prompt]) for prompt in correct]}

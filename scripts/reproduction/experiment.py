@@ -1,0 +1,111 @@
+"""An experiment as its YAML file in scripts/experiments/ gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FOLDER = Path(__file__).resolve().parent.parent / "experiments"
+Settings = dict[str, Any]
+"""Variables of recipes/cpu/run_tiny_fsdp.sh (in capitals) and overrides of verl (dotted keys)."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WarmStarts(_Strict):
+    """Starting models. seeds: one model each. options: of `verl-setpo data tiny-model`."""
+
+    seeds: list[int] = Field(min_length=1)
+    options: dict[str, Any] = {}
+
+
+class Evaluation(_Strict):
+    """How checkpoints are looked at. steps: which (a multiple of `every`; 0 is the starting model).
+
+    n: samples a prompt. train_prompts: so many training prompts are looked at too.
+    """
+
+    every: int = 5
+    steps: list[int]
+    n: int = Field(default=64, ge=2)
+    temperatures: list[float] = [1.0]
+    max_tokens: int
+    train_prompts: int = 0
+
+    @model_validator(mode="after")
+    def _on_the_grid(self) -> Evaluation:
+        wrong = [step for step in self.steps if step % self.every]
+        if wrong:
+            raise ValueError(f"steps has {wrong[0]}, which is no multiple of every, {self.every}")
+        return self
+
+
+class Method(_Strict):
+    """One method. trials: settings to choose from on validation prompts; each is added to `settings`.
+
+    label: in tables and plots.
+    """
+
+    label: str
+    settings: Settings
+    trials: list[Settings] = [{}]
+
+
+class Experiment(_Strict):
+    """One table and its plots.
+
+    Args:
+        data: options of `verl-setpo data TASK`; its held-out prompts are parted into validation and test.
+        validation: held-out prompts for choices; the others are for the report.
+        settings: of all methods.
+        seeds: of training; the k-th goes with the k-th warm start, round and round.
+        search_seeds: of the trials; disjoint from `seeds`.
+        baseline: the method that others are compared with.
+        slack: a trial may be chosen if its validation pass@1 is within this of the baseline's best.
+    """
+
+    name: str
+    title: str
+    task: str
+    data: dict[str, Any]
+    validation: int
+    warm_starts: WarmStarts
+    settings: Settings
+    evaluation: Evaluation
+    methods: dict[str, Method]
+    seeds: list[int]
+    search_seeds: list[int]
+    baseline: str = "grpo"
+    slack: float = 0.05
+
+    @model_validator(mode="after")
+    def _fits(self) -> Experiment:
+        if self.baseline not in self.methods:
+            raise ValueError(f"baseline is {self.baseline}, which is none of the methods: {', '.join(self.methods)}")
+        both = set(self.seeds) & set(self.search_seeds)
+        if both:
+            raise ValueError(f"seeds and search_seeds share {min(both)}: the report must not use what was chosen by")
+        return self
+
+    def warm_start_of(self, seed: int) -> int:
+        """The warm start that a seed goes with."""
+        seeds = self.seeds if seed in self.seeds else self.search_seeds
+        return self.warm_starts.seeds[seeds.index(seed) % len(self.warm_starts.seeds)]
+
+
+def load(name: str) -> Experiment:
+    """Raises ValueError, one sentence, for a name without a file or a file that does not hold."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise ValueError(f"There is no experiment {name!r}: choose one of {there}.")
+    try:
+        return Experiment(**yaml.safe_load(path.read_text()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

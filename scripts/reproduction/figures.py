@@ -1,0 +1,116 @@
+"""The plots of an experiment, from its raw results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from reproduction.experiment import Experiment
+from reproduction.results import estimate, figures
+
+Line = dict[str, Any]
+CURVES = {"pass@1": "pass@1", "distinct": "distinct correct answers a problem", "coverage": "problems solved"}
+
+
+def draw(experiment: Experiment, lines: Sequence[Line], folder: Path) -> None:
+    """EXPERIMENT.training.png, .front.png and .pass_at_k.png; several temperatures are drawn one below the other."""
+    colours = {name: f"C{number}" for number, name in enumerate(experiment.methods)}
+    counts = [line for line in lines if line["kind"] == "counts"]
+    _training(experiment, counts, [line for line in lines if line["kind"] == "curves"], colours, folder)
+    _front(experiment, counts, colours, folder)
+    _pass_at_k(experiment, counts, colours, folder)
+
+
+def _of(lines: Sequence[Line], **wanted: Any) -> list[Line]:
+    return [line for line in lines if all(line[name] == value for name, value in wanted.items())]
+
+
+def _training(
+    experiment: Experiment, counts: Sequence[Line], curves: Sequence[Line], colours: dict[str, str], folder: Path
+) -> None:
+    temperature = experiment.evaluation.temperatures[-1]
+    sets = [name for name in ("test", "train") if _of(counts, set=name)]
+    figure, axes = plt.subplots(len(sets), len(CURVES) + 1, figsize=(4 * (len(CURVES) + 1), 3.2 * len(sets)),
+                                squeeze=False)  # fmt: skip
+    steps = [0, *(step for step in experiment.evaluation.steps if step)]
+    for row, name in enumerate(sets):
+        for column, (figure_name, label) in enumerate(CURVES.items()):
+            axis = axes[row, column]
+            for method, colour in colours.items():
+                points = []
+                for step in steps:
+                    found = _of(counts, set=name, temperature=temperature, step=step)
+                    found = _of(found, method=method if step else "start")
+                    if found:
+                        points.append((step, estimate([figures(line)[figure_name] for line in found])))
+                x = [step for step, _ in points]
+                axis.plot(x, [one.mean for _, one in points], color=colour, label=experiment.methods[method].label)
+                low = [one.mean if one.low is None else one.low for _, one in points]
+                high = [one.mean if one.high is None else one.high for _, one in points]
+                axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axis.set_title(f"{label}, {'held-out' if name == 'test' else 'training'} problems", fontsize=9)
+            axis.set_xlabel("step")
+    axis = axes[0, -1]
+    for method, colour in colours.items():
+        found = [line["entropy"] for line in _of(curves, method=method) if "entropy" in line]
+        if found:
+            axis.plot(np.mean([one[: min(map(len, found))] for one in found], axis=0), color=colour)
+    axis.set_title("entropy of the policy, in nats a token", fontsize=9)
+    axis.set_xlabel("step")
+    for rest in axes[1:, -1]:
+        rest.axis("off")
+    axes[0, 0].legend(fontsize=8)
+    _save(figure, folder / f"{experiment.name}.training.png")
+
+
+def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, str], folder: Path) -> None:
+    """Every checkpoint of every run: distinct correct answers against pass@1."""
+    figure, axis = plt.subplots(figsize=(6.5, 4.5))
+    found = _of(counts, set="test", temperature=experiment.evaluation.temperatures[-1])
+    for method, colour in colours.items():
+        points = [figures(line) for line in _of(found, method=method)]
+        axis.scatter([one["pass@1"] for one in points], [one["distinct"] for one in points], s=12, color=colour,
+                     alpha=0.6, linewidths=0, label=experiment.methods[method].label)  # fmt: skip
+    starts = [figures(line) for line in _of(found, method="start")]
+    axis.scatter([one["pass@1"] for one in starts], [one["distinct"] for one in starts], marker="*", s=90,
+                 color="black", label="starting models")  # fmt: skip
+    axis.set_xlabel("pass@1, held-out problems")
+    axis.set_ylabel(f"distinct correct answers in {experiment.evaluation.n} samples")
+    axis.set_yscale("log")
+    axis.legend(fontsize=8)
+    _save(figure, folder / f"{experiment.name}.front.png")
+
+
+def _pass_at_k(experiment: Experiment, counts: Sequence[Line], colours: dict[str, str], folder: Path) -> None:
+    temperatures, last = experiment.evaluation.temperatures, max(experiment.evaluation.steps)
+    figure, axes = plt.subplots(1, len(temperatures), figsize=(5 * len(temperatures), 3.6), squeeze=False)
+    for axis, temperature in zip(axes[0], temperatures, strict=True):
+        found = _of(counts, set="test", temperature=temperature)
+        for method in ("start", *experiment.methods):
+            lines = _of(found, method=method, step=0 if method == "start" else last)
+            if not lines:
+                continue
+            rows = [figures(line) for line in lines]
+            ks = [int(name.partition("@")[2]) for name in rows[0] if name.startswith("pass@")]
+            values = [estimate([row[f"pass@{k}"] for row in rows]) for k in ks]
+            colour = "black" if method == "start" else colours[method]
+            label = "starting models" if method == "start" else experiment.methods[method].label
+            axis.plot(ks, [value.mean for value in values], color=colour, label=label)
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("k")
+        axis.set_title(f"pass@k, held-out problems, temperature {temperature:g}", fontsize=9)
+    axes[0, 0].legend(fontsize=8)
+    _save(figure, folder / f"{experiment.name}.pass_at_k.png")
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

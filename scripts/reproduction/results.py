@@ -1,0 +1,106 @@
+"""The raw results, one JSON line a fact, and what is read from them: means over seeds, intervals, the chosen trials.
+
+{"kind": "counts", "method", "settings", "warm_start", "seed", "step", "set", "temperature", "n",
+ "correct": [samples of each prompt that are correct], "distinct": [different correct answers of each prompt]}
+{"kind": "curves", "method", "settings", "warm_start", "seed", "entropy": [one a step], ...}
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from reproduction.experiment import Experiment, Settings
+from verl_setpo.evaluation import pass_at_k
+
+Line = dict[str, Any]
+_LOCK = threading.Lock()
+
+
+def read(path: Path) -> list[Line]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def append(path: Path, lines: Iterable[Line]) -> None:
+    """All lines or none, as far as one write is."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _LOCK, path.open("a") as file:
+        file.write(text)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds. low, high: its 95 % interval by Student's t; None for a single seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, None, None, len(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half, len(values))
+
+
+def figures(line: Line) -> dict[str, float]:
+    """The figures of one evaluation of one model on one set.
+
+    pass@k, unbiased; distinct correct answers a prompt among its n samples; diversity width (share of prompts with at
+    least two) and average mode (distinct correct answers on those), as in SetPO's Table 3; coverage (share of prompts
+    that were solved at all).
+    """
+    correct, distinct, n = np.array(line["correct"]), np.array(line["distinct"]), line["n"]
+    ks = [k for k in (2**i for i in range(20)) if k <= n]
+    found = {f"pass@{k}": float(np.mean(pass_at_k(np.full_like(correct, n), correct, k))) for k in ks}
+    several = distinct >= 2
+    found["distinct"] = float(distinct.mean())
+    found["width"] = float(several.mean())
+    found["mode"] = float(distinct[several].mean()) if several.any() else 0.0
+    found["coverage"] = float((correct > 0).mean())
+    return found
+
+
+def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]:
+    """The trial of each method that the report is about, by validation prompts at the end of training.
+
+    Of the baseline that of the highest pass@1, for which people tune it. Of the others the one with the most distinct
+    correct answers among those whose pass@1 is within `slack` of that; if there is none, that of the highest pass@1.
+
+    Raises ValueError where a trial is missing.
+    """
+    last = max(experiment.evaluation.steps)
+    ends: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for line in lines:
+        if line["kind"] == "counts" and line["step"] == last and line["set"] == "validation":
+            ends.setdefault((line["method"], key(line["settings"])), []).append(figures(line))
+    trials: dict[str, list[tuple[float, float, Settings]]] = {}
+    for name, method in experiment.methods.items():
+        for trial in method.trials:
+            runs = ends.get((name, key(trial)), [])
+            if len(runs) < len(experiment.search_seeds):
+                raise ValueError(f"{experiment.name}: the trial {trial} of {name} has not been run: `run` first")
+            means = [float(np.mean([run[figure] for run in runs])) for figure in ("pass@1", "distinct")]
+            trials.setdefault(name, []).append((means[0], means[1], trial))
+    enough = max(accuracy for accuracy, _, _ in trials[experiment.baseline]) - experiment.slack
+    chosen = {}
+    for name, tried in trials.items():
+        good = [one for one in tried if one[0] >= enough and name != experiment.baseline]
+        best = max(good, key=lambda one: one[1]) if good else max(tried, key=lambda one: one[0])
+        chosen[name] = best[2]
+    return chosen
+
+
+def key(settings: Settings) -> str:
+    return json.dumps(settings, sort_keys=True)

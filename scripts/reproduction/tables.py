@@ -1,0 +1,102 @@
+"""EXPERIMENT.md: what the raw results say, in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reproduction.experiment import Experiment
+from reproduction.results import Estimate, choose, estimate, figures, key
+
+Line = dict[str, Any]
+COLUMNS = {
+    "pass@1": "pass@1",
+    "distinct": "distinct correct answers",
+    "width": "problems with 2 or more",
+    "mode": "distinct on those (average mode)",
+    "coverage": "problems solved",
+}
+PERCENT = {"pass@1", "width", "coverage"}
+
+
+def write(experiment: Experiment, search: Sequence[Line], test: Sequence[Line], path: Path) -> None:
+    parts = [f"# {experiment.title}", _setting(experiment)]
+    for held_out in ("test", "train"):
+        for temperature in experiment.evaluation.temperatures:
+            lines = [line for line in test if line["kind"] == "counts" and line["set"] == held_out]
+            lines = [line for line in lines if line["temperature"] == temperature]
+            if lines:
+                where = "held-out test prompts" if held_out == "test" else "training prompts"
+                parts += [f"## At the end of training: {where}, temperature {temperature:g}", _ends(experiment, lines)]
+    parts += ["## The search, on validation prompts", _search(experiment, search)]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _setting(experiment: Experiment) -> str:
+    test = experiment.data["test-size"] - experiment.validation
+    return (
+        f"{max(experiment.evaluation.steps)} steps of {experiment.settings['TRAIN_BATCH_SIZE']} prompts x "
+        f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
+        f"Mean over {len(experiment.seeds)} seeds on {len(experiment.warm_starts.seeds)} starting models, and the "
+        "95 % interval of the mean by Student's t. Redrawn from the raw results by "
+        f"`python scripts/reproduce.py show {experiment.name}`; a run again: "
+        f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --raw FOLDER`."
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cell(name: str, value: Estimate) -> str:
+    scale, unit = (100, " %") if name in PERCENT or name.startswith("pass@") else (1, "")
+    digits = 1 if unit else 2
+    text = f"{scale * value.mean:.{digits}f}{unit}"
+    if value.low is not None and value.high is not None:
+        text += f" ({scale * value.low:.{digits}f} to {scale * value.high:.{digits}f})"
+    return text
+
+
+def at(lines: Sequence[Line], method: str, step: int) -> list[dict[str, float]]:
+    """The figures of each seed of a method at a step; of the starting models for "start"."""
+    return [figures(line) for line in lines if line["method"] == method and line["step"] == step]
+
+
+def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
+    columns = {**COLUMNS, f"pass@{experiment.evaluation.n}": f"pass@{experiment.evaluation.n}"}
+    rows = []
+    for name in ("start", *experiment.methods):
+        found = at(lines, name, 0 if name == "start" else max(experiment.evaluation.steps))
+        if found:
+            label = "starting model" if name == "start" else experiment.methods[name].label
+            cells = [cell(column, estimate([one[column] for one in found])) for column in columns]
+            rows.append([label, *cells, str(len(found))])
+    return table(["", *columns.values(), "seeds"], rows)
+
+
+def _search(experiment: Experiment, lines: Sequence[Line]) -> str:
+    chosen = choose(experiment, lines)
+    rows = []
+    for name, method in experiment.methods.items():
+        for trial in method.trials:
+            found = [
+                figures(line)
+                for line in lines
+                if line["kind"] == "counts"
+                and line["method"] == name
+                and key(line["settings"]) == key(trial)
+                and line["step"] == max(experiment.evaluation.steps)
+            ]
+            cells = [cell(column, estimate([one[column] for one in found])) for column in ("pass@1", "distinct")]
+            settings = ", ".join(f"{setting} {value}" for setting, value in trial.items()) or "as given"
+            rows.append([method.label, settings, *cells, "chosen" if trial == chosen[name] else ""])
+    baseline = experiment.methods[experiment.baseline].label
+    seeds = ", ".join(map(str, experiment.search_seeds))
+    rule = (
+        f"Chosen is, of {baseline}, the trial of the highest pass@1 at the end; of the others the one with the most "
+        f"distinct correct answers among those whose pass@1 is within {100 * experiment.slack:g} points of that, else "
+        f"that of the highest pass@1. Seed {seeds}, which the report does not use."
+    )
+    return rule + "\n\n" + table(["", "settings", "pass@1", "distinct correct answers", ""], rows)

@@ -1,0 +1,97 @@
+"""One training through recipes/cpu/run_tiny_fsdp.sh, whose processes all end with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from reproduction.experiment import Experiment, Settings
+
+RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "cpu" / "run_tiny_fsdp.sh"
+FIGURES = {
+    "entropy": "actor/entropy",
+    "reward": "critic/score/mean",
+    "distinct_correct": "set_rl/correct_clusters_per_prompt/mean",
+    "credit_share": "set_rl/credit_share",
+    "seconds": "timing_s/step",
+}
+"""What is kept of each step, by the names of verl's metrics."""
+
+
+def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, model: Path, seed: int) -> Path:
+    """Train, and return the folder of checkpoints. What a training that was cut off has left is deleted before.
+
+    Raises RuntimeError with the end of the log where verl fails.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    everything = {**experiment.settings, **settings}
+    variables = {name: str(value) for name, value in everything.items() if name.isupper()}
+    overrides = [f"{name}={value}" for name, value in everything.items() if not name.isupper()]
+    steps = max(experiment.evaluation.steps)
+    environment = {
+        **os.environ,
+        # A Ray of its own: several trainings run beside each other.
+        "RAY_ADDRESS": "local",
+        "TASK": experiment.task,
+        "DATA_DIR": str(data),
+        "MODEL_PATH": str(model),
+        "RUN_DIR": str(folder),
+        "STEPS": str(steps),
+        "SEED": str(seed),
+        "TEST_FREQ": "-1",
+        **variables,
+    }
+    words = [
+        str(RECIPE),
+        "trainer.val_before_train=False",
+        f"trainer.save_freq={experiment.evaluation.every}",
+        # Whole and in Hugging Face's format: nothing has to be merged.
+        "actor_rollout_ref.actor.checkpoint.save_contents=[hf_model]",
+        *overrides,
+    ]
+    log = folder / "train.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            status = process.wait()
+        finally:
+            end_session(process.pid)
+    if status:
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-5:]
+        raise RuntimeError(f"the training ended with status {status}, see {log}: {' / '.join(last)}")
+    return folder / "checkpoints"
+
+
+def end_session(leader: int) -> None:
+    """Ray and vLLM leave children behind: end what is left of a session, and nothing else."""
+    for number, wait in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 0.0)):
+        left = [int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _session(int(pid)) == leader]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if left:
+            time.sleep(wait)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def curves(folder: Path) -> dict[str, list[float | None]]:
+    """What verl logged of each step."""
+    rows = [json.loads(line)["data"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "timing_s/step" in row]
+    found = {name: [row.get(key) for row in rows] for name, key in FIGURES.items()}
+    return {name: values for name, values in found.items() if any(value is not None for value in values)}

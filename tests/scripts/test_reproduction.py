@@ -1,0 +1,121 @@
+"""What stands in the tables of an experiment is what its raw results say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from reproduction import results  # noqa: E402
+from reproduction.evaluate import count  # noqa: E402
+from reproduction.experiment import FOLDER, load  # noqa: E402
+
+EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_loads_and_searches_as_much_for_each_method(name):
+    experiment = load(name)
+    assert len({len(method.trials) for method in experiment.methods.values()}) == 1
+    assert len(experiment.warm_starts.seeds) >= 2
+    assert {experiment.warm_start_of(seed) for seed in experiment.seeds} == set(experiment.warm_starts.seeds)
+
+
+def test_a_step_off_the_grid_of_checkpoints_is_refused_with_its_name():
+    from reproduction.experiment import Evaluation
+
+    with pytest.raises(ValueError, match="steps has 12, which is no multiple of every, 5"):
+        Evaluation(steps=[5, 12], max_tokens=8)
+
+
+def test_figures_are_those_of_a_count_by_hand():
+    line = {"correct": [0, 1, 4, 2], "distinct": [0, 1, 3, 2], "n": 4}
+    found = results.figures(line)
+
+    def pass_at(k):
+        solved = [any(i < c for i in chosen) for c in line["correct"] for chosen in combinations(range(4), k)]
+        return sum(solved) / len(solved)
+
+    assert [found[f"pass@{k}"] for k in (1, 2, 4)] == pytest.approx([pass_at(k) for k in (1, 2, 4)])
+    assert "pass@8" not in found
+    assert (found["distinct"], found["width"], found["mode"], found["coverage"]) == (1.5, 0.5, 2.5, 0.75)
+
+
+def test_the_interval_over_seeds_holds_the_mean_of_95_of_100_draws():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        interval = results.estimate(rng.normal(3.0, 2.0, size=6))
+        inside += interval.low <= 3.0 <= interval.high
+    assert 0.94 < inside / 2000 < 0.96
+    assert results.estimate([0.5]).low is None
+
+
+def counts(method, settings, correct, distinct, seed=101, **other):
+    line = {"kind": "counts", "method": method, "settings": settings, "seed": seed, "set": "validation", "n": 10}
+    return {**line, "step": 10, "correct": correct, "distinct": distinct, **other}
+
+
+class TestTheChosenTrial:
+    @pytest.fixture
+    def experiment(self):
+        return load(EXPERIMENTS[0]).model_copy(
+            update={
+                "search_seeds": [101],
+                "slack": 0.05,
+                "evaluation": load(EXPERIMENTS[0]).evaluation.model_copy(update={"every": 5, "steps": [5, 10]}),
+                "methods": {
+                    "grpo": load(EXPERIMENTS[0]).methods["grpo"].model_copy(update={"trials": [{"LR": 1}, {"LR": 2}]}),
+                    "other": load(EXPERIMENTS[0]).methods["grpo"].model_copy(update={"trials": [{"C": 1}, {"C": 2}]}),
+                },
+            }
+        )
+
+    GRPO = (counts("grpo", {"LR": 1}, [9, 9], [1, 1]), counts("grpo", {"LR": 2}, [10, 9], [1, 1]))
+
+    def test_is_the_most_diverse_of_those_that_are_accurate_enough(self, experiment):
+        tried = [counts("other", {"C": 1}, [9, 9], [3, 3]), counts("other", {"C": 2}, [8, 9], [9, 9])]
+        assert results.choose(experiment, [*self.GRPO, *tried])["other"] == {"C": 1}
+        assert results.choose(experiment.model_copy(update={"slack": 0.11}), [*self.GRPO, *tried])["other"] == {"C": 2}
+
+    def test_is_the_most_accurate_where_none_is_accurate_enough(self, experiment):
+        tried = [counts("other", {"C": 1}, [5, 5], [3, 3]), counts("other", {"C": 2}, [4, 4], [9, 9])]
+        assert results.choose(experiment, [*self.GRPO, *tried])["other"] == {"C": 1}
+
+    def test_of_the_baseline_is_the_most_accurate_however_diverse_another(self, experiment):
+        grpo = [counts("grpo", {"LR": 1}, [9, 9], [5, 5]), counts("grpo", {"LR": 2}, [10, 9], [1, 1])]
+        others = [counts("other", {"C": n}, [9, 9], [1, 1]) for n in (1, 2)]
+        assert results.choose(experiment, [*grpo, *others])["grpo"] == {"LR": 2}
+
+    def test_is_not_chosen_by_test_prompts_or_by_earlier_checkpoints(self, experiment):
+        tried = [counts("other", {"C": 1}, [9, 9], [3, 3]), counts("other", {"C": 2}, [9, 9], [2, 2])]
+        elsewhere = [
+            counts("other", {"C": 2}, [10, 10], [9, 9], set="test"),
+            counts("other", {"C": 2}, [10, 10], [9, 9], step=5),
+        ]
+        assert results.choose(experiment, [*self.GRPO, *tried, *elsewhere])["other"] == {"C": 1}
+
+    def test_waits_until_all_trials_have_been_run(self, experiment):
+        with pytest.raises(ValueError, match="has not been run"):
+            results.choose(experiment, [*self.GRPO, counts("other", {"C": 1}, [9, 9], [3, 3])])
+
+
+def test_samples_are_counted_by_prompt_and_strategies_where_the_reward_names_them(tmp_path):
+    samples = [
+        ("a_0_0", 1.0, {"pred": "(1,2)"}),
+        ("a_1_0", 1.0, {"pred": "(1,2)"}),
+        ("a_2_0", 0.0, {"pred": "(9,9)"}),
+        ("b_0_0", 1.0, {"pred": "7", "strategy": "20+3"}),
+        ("b_1_0", 1.0, {"pred": "7", "strategy": "22+1"}),
+        ("c_0_0", 0.0, {"pred": ""}),
+    ]
+    file = tmp_path / "5.jsonl"
+    file.write_text("".join(json.dumps({"uid": uid, "acc": acc, **more}) + "\n" for uid, acc, more in samples))
+    assert count(file) == {"correct": [2, 2, 0], "distinct": [1, 2, 0]}
