@@ -53,6 +53,16 @@ def test_pass_majority_and_distinct_answers_are_those_counted_by_hand(tmp_path):
     assert (found.num_problems, found.num_samples, found.answered) == (2, 4, 1.0)
 
 
+def test_where_the_reward_names_strategies_they_are_what_is_distinct(tmp_path):
+    problems = [[("42", True), ("42", True), ("42", True), ("41", False)], [("6", True)] * 4]
+    strategies = [["40+2", "21*2", "40+2", "50-8"], ["", "5+1", "5+1", "5+1"]]
+    found = figures(write(tmp_path, problems, strategy=strategies), "run", 7, "set")
+    assert found.distinct is not None
+    assert found.distinct.mean == (2 + 1) / 2
+    assert found.majority is not None
+    assert found.majority[4][0].mean == 1.0  # answers vote, strategies do not
+
+
 def test_majority_of_two_is_the_mean_over_all_pairs_with_ties_by_lot(tmp_path):
     found = figures(write(tmp_path, PROBLEMS), "run", 7, "set", ks=[2])
     expected = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from verl_setpo.evaluation import distinct_at_size, majority_at_k, mean_at_n, pass_at_k
 from verl_setpo.evaluation.comparison import Estimate, estimate
-from verl_setpo.evaluation.generations import NoGenerationsError, Sample, parse_sample
+from verl_setpo.evaluation.generations import PRED, STRATEGY, NoGenerationsError, Sample, parse_sample, way_of
 from verl_setpo.evaluation.jsonl import BrokenLineError, read_json_lines
 from verl_setpo.evaluation.runs import COMPLETE
 from verl_setpo.evaluation.text import printable
@@ -35,7 +35,7 @@ class Figures:
     pass_at_k: dict[int, Estimate]
     mean_score: Estimate  # mean@n, of partial scores too
     majority: dict[int, tuple[Estimate, Estimate]] | None  # by k: accuracy, vote share
-    distinct: Estimate | None  # distinct correct answers in distinct_in samples
+    distinct: Estimate | None  # distinct correct answers, or strategies, in distinct_in samples
     answered: float | None  # share of the samples with a parsed answer
     truncated: float | None  # share of the samples that ran into the limit of tokens
     mean_tokens: float | None
@@ -119,7 +119,12 @@ def figures(file: GradedFile, ks: Sequence[int] | None = None, distinct_in: int 
         answers_P = [[line.sample.answer or "" for line in lines] for lines in lines_P]
         votes = {k: majority_at_k(answers_P, correct_P, k) for k in used_ks}
         majority = {k: (estimate(vote.accuracy), estimate(vote.vote_share)) for k, vote in votes.items()}
-        counts_P = [_counts(answers, correct) for answers, correct in zip(answers_P, correct_P, strict=True)]
+        # As in a report: strategies, where the reward names them, since a product has but one correct answer.
+        ways = STRATEGY if any(line.sample.strategy for line in all_lines) else PRED
+        counts_P = [
+            tuple(Counter(way for line in lines if line.sample.correct and (way := way_of(line.sample, ways))).values())
+            for lines in lines_P
+        ]
         distinct = estimate(distinct_at_size(n_P, counts_P, distinct_in).expected)
         answered = sum(answer != "" for answers in answers_P for answer in answers) / len(all_lines)
     truncated = [line.truncated for line in all_lines if line.truncated is not None]
@@ -148,14 +153,6 @@ def compared(files: Sequence[GradedFile], ks: Sequence[int] | None = None) -> li
     """The figures of each file, distinct answers of those of one set in equally many samples."""
     smallest = {file.set_name: file.num_samples for file in sorted(files, key=lambda file: -file.num_samples)}
     return [figures(file, ks, smallest[file.set_name]) for file in files]
-
-
-def _counts(answers: Sequence[str], correct: Sequence[bool]) -> tuple[int, ...]:
-    found: dict[str, int] = defaultdict(int)
-    for answer, is_correct in zip(answers, correct, strict=True):
-        if is_correct and answer:
-            found[answer] += 1
-    return tuple(found.values())
 
 
 def _parse(row: dict[str, Any]) -> _Line:
