@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import openai
 from pydantic import Field
 
 from verl_setpo.evaluation.rating import TEMPLATE, parse_rating, rating_prompt
@@ -112,16 +111,8 @@ class DiversityRater:
             "extra_body": keys.extra_body or None,
         }
 
-        async def request(client: openai.AsyncOpenAI) -> Any:
-            completion = await client.chat.completions.create(**body)
-            # The library hands on whatever JSON, or even text, came with status 200.
-            choices = getattr(completion, "choices", None)
-            if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
-                raise EndpointError("bad_answer", "the rating's server sent something that is not a chat completion")
-            return completion
-
         tokens = sum(self._count(message["content"]) for message in messages) + keys.max_answer_tokens
-        completion = await self.endpoint.call(request, tokens=tokens if keys.tokens_per_minute else 0)
+        completion = await self.endpoint.chat(body, tokens=tokens if keys.tokens_per_minute else 0)
         content = getattr(completion.choices[0].message, "content", None)
         return content if isinstance(content, str) else ""
 

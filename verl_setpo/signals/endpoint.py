@@ -121,6 +121,19 @@ class Endpoint:
         # A new one, raised outside of `except`: no chain to the library's errors, whose requests hold the key.
         raise EndpointError(error_.kind, f"{error_.message}{f' (after {tries} tries)' if tries > 1 else ''}")
 
+    async def chat(self, body: dict[str, Any], *, tokens: int = 0) -> Any:
+        """The chat completion that the server answers `body` with: one that has a message. Otherwise as `call`."""
+
+        async def request(client: openai.AsyncOpenAI) -> Any:
+            completion = await client.chat.completions.create(**body)
+            # The library hands on whatever JSON, or even text, came with status 200.
+            choices = getattr(completion, "choices", None)
+            if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
+                raise EndpointError("bad_answer", "the server sent something that is not a chat completion")
+            return completion
+
+        return await self.call(request, tokens=tokens)
+
     def _retrying(self) -> tenacity.AsyncRetrying:
         return tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, EndpointError) and e.kind != "refused"),

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import openai
 from cachetools import LRUCache
 from pydantic import Field, ValidationError
 
@@ -266,17 +265,9 @@ class Judge:
             "extra_body": keys.extra_body or None,
         }
 
-        async def request(client: openai.AsyncOpenAI) -> Any:
-            completion = await client.chat.completions.create(**body)
-            # The library hands on whatever JSON, or even text, came with status 200.
-            choices = getattr(completion, "choices", None)
-            if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
-                raise EndpointError("bad_answer", "the judge's server sent something that is not a chat completion")
-            return completion
-
         # Only a provider's limit needs the count.
         tokens = self._prompt_tokens(prompt) + max_tokens if keys.tokens_per_minute else 0
-        completion = await self.endpoint.call(request, tokens=tokens)
+        completion = await self.endpoint.chat(body, tokens=tokens)
         self.stats.answers += 1
         return completion
 
