@@ -1,43 +1,41 @@
 """Reproduce the papers' claims with tiny models: experiments through verl's own entrypoint, on the CPU.
 
     python scripts/reproduce.py run polynomial                               # search and report, some hours
-    python scripts/reproduce.py run polynomial --method poly_epo --seed 1    # one training of the report
+    python scripts/reproduce.py run polynomial --method poly_epo --seed 1 --results runs/again     # one training again
     python scripts/reproduce.py show polynomial                              # tables and plots from the raw results
 
 An experiment is a file of scripts/experiments/. Its trials are compared on validation prompts, and the chosen one of
-each method is trained with other seeds and reported on test prompts. A run that is there already is not repeated, so
-the same command goes on after an interruption. Raw results are docs/reproduce/EXPERIMENT.{search,test}.jsonl.
+each method is trained with other seeds and reported on test prompts. A run that is in the results already is not
+repeated, so the same command goes on after an interruption. The results are docs/reproduce/EXPERIMENT.search.jsonl and
+.test.jsonl.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sys
-import threading
+import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from reproduction import results
 from reproduction.evaluate import evaluate
 from reproduction.experiment import Experiment, Settings, load
 from reproduction.inputs import make_data, make_warm_start
+from reproduction.processes import end_all
+from reproduction.tables import beside, write
 from reproduction.train import curves, train
+from rich.console import Console
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 app = typer.Typer(add_completion=False, help=__doc__.splitlines()[0], pretty_exceptions_enable=False)
 console = Console(highlight=False)
 Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="A file of scripts/experiments/, without .yaml.")]
-Raw = Annotated[Path, typer.Option(help="Folder of the raw results.")]
+PUBLISHED = REPOSITORY / "docs" / "reproduce"
 
 
 @dataclass(frozen=True)
@@ -63,37 +61,51 @@ def run(
     stage: Annotated[str, typer.Option(help="search, test, or all.")] = "all",
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time; 7 GB and about one core each.")] = 2,
     work_dir: Annotated[Path, typer.Option(help="Data, models and samples.")] = Path("runs/reproduce"),
-    raw: Raw = REPOSITORY / "docs" / "reproduce",
+    results_dir: Annotated[
+        Path, typer.Option("--results", help="Where results go; without a search there, that of docs/reproduce counts.")
+    ] = PUBLISHED,
 ) -> None:
     """Train and evaluate what is missing."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler ends it
     experiment = _load(name)
     for given in method or []:
         if given not in experiment.methods:
             raise typer.BadParameter(f"{name} has no method {given}: it has {', '.join(experiment.methods)}")
+    for given in seed or []:
+        if given not in experiment.seeds:
+            raise typer.BadParameter(f"{name} has no seed {given}: it has {', '.join(map(str, experiment.seeds))}")
     folder = (work_dir / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     say(f"data and {len(experiment.warm_starts.seeds)} starting models in {folder}")
     data = make_data(experiment, folder)
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda one: make_warm_start(experiment, folder, one, folder / f"warm_start_{one}.log"),
-                      experiment.warm_starts.seeds))  # fmt: skip
-    for one in ("search", "test"):
-        if stage in (one, "all"):
-            file = raw / f"{name}.{one}.jsonl"
-            _starts(experiment, one, folder, data, file)
-            wanted = [
-                run
-                for run in _runs(experiment, one, raw)
-                if (not method or run.method in method) and (not seed or run.seed in seed or one == "search")
-            ]
-            _all(experiment, wanted, folder, data, file, jobs)
+    _in_parallel(jobs, lambda one: make_warm_start(experiment, folder, one), experiment.warm_starts.seeds)
+    search = results_dir / f"{name}.search.jsonl"
+    if not search.is_file() and (PUBLISHED / search.name).is_file():
+        search = PUBLISHED / search.name
+    if stage in ("search", "all"):
+        _starts(experiment, "search", folder, data, search)
+        _all(experiment, list(_trials(experiment)), folder, data, search, jobs)
+    if stage in ("test", "all"):
+        test = results_dir / f"{name}.test.jsonl"
+        chosen = results.choose(experiment, results.read(search))
+        _starts(experiment, "test", folder, data, test)
+        wanted = [
+            Run("test", one, experiment.methods[one].trials.index(chosen[one]), chosen[one], number)
+            # Seed after seed, so that a part of them is a comparison already.
+            for number in seed or experiment.seeds
+            for one in method or experiment.methods
+        ]
+        _all(experiment, wanted, folder, data, test, jobs)
+        if results_dir != PUBLISHED:
+            console.print(beside(experiment, results.read(test), results.read(PUBLISHED / test.name)), markup=False)
 
 
 @app.command()
-def show(name: Name, raw: Raw = REPOSITORY / "docs" / "reproduce") -> None:
-    """Write EXPERIMENT.md and the plots beside the raw results."""
-    from reproduction.figures import draw
-    from reproduction.tables import write
+def show(
+    name: Name, raw: Annotated[Path, typer.Option("--results", help="Folder of the results.")] = PUBLISHED
+) -> None:
+    """Write EXPERIMENT.md and the plots beside the results."""
+    from reproduction.figures import draw  # matplotlib, for this command only
 
     experiment = _load(name)
     search, test = (results.read(raw / f"{name}.{stage}.jsonl") for stage in ("search", "test"))
@@ -109,18 +121,11 @@ def _load(name: str) -> Experiment:
         raise typer.BadParameter(str(error)) from None
 
 
-def _runs(experiment: Experiment, stage: str, raw: Path) -> Iterator[Run]:
-    """The runs of a stage, seed after seed, so that a part of them is a comparison already."""
-    if stage == "search":
-        for seed in experiment.search_seeds:
-            for name, method in experiment.methods.items():
-                for number, trial in enumerate(method.trials):
-                    yield Run("search", name, number, trial, seed)
-        return
-    chosen = results.choose(experiment, results.read(raw / f"{experiment.name}.search.jsonl"))
-    for seed in experiment.seeds:
+def _trials(experiment: Experiment) -> Iterator[Run]:
+    for seed in experiment.search_seeds:
         for name, method in experiment.methods.items():
-            yield Run("test", name, method.trials.index(chosen[name]), chosen[name], seed)
+            for number, trial in enumerate(method.trials):
+                yield Run("search", name, number, trial, seed)
 
 
 def _sets(experiment: Experiment, stage: str, data: Path) -> dict[str, Path]:
@@ -154,29 +159,33 @@ def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, fi
     todo = [run for run in wanted if (run.method, results.key(run.settings), run.seed) not in done]
     say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there")
     started, finished = time.monotonic(), 0
-    stop = threading.Event()
 
     def work(run: Run) -> None:
         nonlocal finished
-        if stop.is_set():
-            return
         begun = time.monotonic()
-        try:
-            lines = list(_one(experiment, run, folder, data))
-        except BaseException:
-            stop.set()
-            raise
-        results.append(file, lines)
+        results.append(file, _one(experiment, run, folder, data))
         finished += 1
         left = (time.monotonic() - started) / finished * (len(todo) - finished)
         say(f"{run.name}: {time.monotonic() - begun:.0f} s; {finished} of {len(todo)}, {left / 60:.0f} min left")
 
+    _in_parallel(jobs, work, todo)
+
+
+def _in_parallel(jobs: int, work: Callable[[Any], object], items: Iterable[Any]) -> None:
+    """`work` on each item; the first that fails, or Ctrl-C, ends all."""
     with ThreadPoolExecutor(jobs) as pool:
-        for future in [pool.submit(work, run) for run in todo]:
-            future.result()
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            end_all()
+            raise
 
 
-def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> Iterator[dict[str, Any]]:
+def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[results.Line]:
     """Train, look at the checkpoints, and give the lines of the results."""
     warm_start = experiment.warm_start_of(run.seed)
     place = folder / "runs" / run.name.replace(" ", "-")
@@ -185,13 +194,15 @@ def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> Iterator
     who = {"method": run.method, "settings": run.settings, "warm_start": warm_start, "seed": run.seed}
     steps = [step for step in experiment.evaluation.steps if step]
     sets = _sets(experiment, run.stage, data)
-    for line in evaluate(checkpoints, experiment.evaluation, sets, place / "samples", steps):
-        yield {"kind": "counts", **who, **line}
+    lines = [
+        {"kind": "counts", **who, **line}
+        for line in evaluate(checkpoints, experiment.evaluation, sets, place / "samples", steps)
+    ]
     # The last line of a run: where it is, all others are.
-    yield {"kind": "curves", **who, **curves(place)}
+    lines.append({"kind": "curves", **who, **curves(place)})
     for left in (place / "samples", checkpoints):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)
+    return lines
 
 
 def say(text: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from reproduction.experiment import Evaluation
+from reproduction.processes import run
 
 Line = dict[str, Any]
 
@@ -34,13 +34,7 @@ def evaluate(
             command += ["--data", f"{name}={file}"]
         if steps:
             command += ["--steps", ",".join(map(str, steps))]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        log = folder / f"temperature_{temperature}.log"
-        with log.open("w") as output:
-            status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output).returncode
-        if status:
-            last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-            raise RuntimeError(f"verl-setpo evaluate ended with status {status}, see {log}: {' '.join(last)}")
+        run(command, folder / f"temperature_{temperature}.log")
         for name in sets:
             for file in sorted((out / "run" / name / "validation").glob("*.jsonl"), key=lambda path: int(path.stem)):
                 counts = count(file)

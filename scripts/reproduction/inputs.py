@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from reproduction.experiment import Experiment
+from reproduction.processes import run
 
 
 def options(given: dict[str, Any]) -> list[str]:
@@ -27,7 +27,7 @@ def make_data(experiment: Experiment, folder: Path) -> Path:
         partial = folder / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
         command = ["verl-setpo", "data", experiment.task, "--out", str(partial), *options(experiment.data)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        run(command, folder / "data.log")
         held_out, train = pq.read_table(partial / "test.parquet"), pq.read_table(partial / "train.parquet")
         pq.write_table(held_out.slice(0, experiment.validation), partial / "validation.parquet")
         pq.write_table(held_out.slice(experiment.validation), partial / "test.parquet")
@@ -36,12 +36,11 @@ def make_data(experiment: Experiment, folder: Path) -> Path:
     return data
 
 
-def make_warm_start(experiment: Experiment, folder: Path, seed: int, log: Path) -> Path:
+def make_warm_start(experiment: Experiment, folder: Path, seed: int) -> Path:
     """The starting model of a seed."""
     model = folder / f"warm_start_{seed}"
     if not (model / "config.json").is_file():
         command = ["verl-setpo", "data", "tiny-model", "--task", experiment.task, "--data", str(folder / "data")]
         command += ["--out", str(model), "--seed", str(seed), *options(experiment.warm_starts.options)]
-        with log.open("w") as output:
-            subprocess.run(command, check=True, stdout=output, stderr=subprocess.STDOUT)
+        run(command, folder / f"warm_start_{seed}.log")
     return model

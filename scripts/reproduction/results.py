@@ -38,20 +38,26 @@ def append(path: Path, lines: Iterable[Line]) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds. low, high: its 95 % interval by Student's t; None for a single seed."""
+    """A mean over seeds, and two 95 % intervals by Student's t: of the mean, and of one more seed's figure.
+
+    The intervals of a single seed are None.
+    """
 
     mean: float
     low: float | None
     high: float | None
+    one_low: float | None
+    one_high: float | None
     seeds: int
 
 
 def estimate(values: Sequence[float]) -> Estimate:
     mean = float(np.mean(values))
     if len(values) < 2:
-        return Estimate(mean, None, None, len(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return Estimate(mean, mean - half, mean + half, len(values))
+        return Estimate(mean, None, None, None, None, len(values))
+    one = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1))
+    half, of_one = one / np.sqrt(len(values)), one * np.sqrt(1 + 1 / len(values))
+    return Estimate(mean, mean - half, mean + half, mean - of_one, mean + of_one, len(values))
 
 
 def figures(line: Line) -> dict[str, float]:

@@ -38,11 +38,31 @@ def _setting(experiment: Experiment) -> str:
     return (
         f"{max(experiment.evaluation.steps)} steps of {experiment.settings['TRAIN_BATCH_SIZE']} prompts x "
         f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
-        f"Mean over {len(experiment.seeds)} seeds on {len(experiment.warm_starts.seeds)} starting models, and the "
-        "95 % interval of the mean by Student's t. Redrawn from the raw results by "
-        f"`python scripts/reproduce.py show {experiment.name}`; a run again: "
-        f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --raw FOLDER`."
+        f"Mean over {len(experiment.seeds)} seeds on {len(experiment.warm_starts.seeds)} starting models, the 95 % "
+        "interval of the mean by Student's t, and the one of a further run. Drawn again from the results by "
+        f"`python scripts/reproduce.py show {experiment.name}`; one run again, beside what is published: "
+        f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --results runs/again`."
     )
+
+
+def beside(experiment: Experiment, again: Sequence[Line], published: Sequence[Line]) -> str:
+    """Runs that were repeated, beside where one more run is to be expected by the published ones."""
+    rows = []
+    for line in again:
+        method, step = line["method"], max(experiment.evaluation.steps)
+        if line["kind"] != "counts" or line["set"] != "test" or line["step"] != step:
+            continue
+        same = [one for one in published if one["kind"] == "counts" and one["set"] == "test"]
+        same = [one for one in same if one["temperature"] == line["temperature"]]
+        found, cells = figures(line), []
+        for column in ("pass@1", "distinct"):
+            known = [one[column] for one in at(same, method, step)]
+            expected = cell(column, estimate(known), one_more=True) if known else "not published"
+            cells += [cell(column, estimate([found[column]])), expected]
+        label = experiment.methods[method].label
+        rows.append([label, str(line["seed"]), f"{line['temperature']:g}", *cells])
+    expected = "mean of the published seeds (95 % of one more)"
+    return table(["", "seed", "temperature", "pass@1", expected, "distinct correct answers", expected], rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -50,12 +70,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cell(name: str, value: Estimate) -> str:
+def cell(name: str, value: Estimate, one_more: bool = False) -> str:
+    """The mean and the interval of the mean, or of one more seed."""
+    low, high = (value.one_low, value.one_high) if one_more else (value.low, value.high)
     scale, unit = (100, " %") if name in PERCENT or name.startswith("pass@") else (1, "")
     digits = 1 if unit else 2
     text = f"{scale * value.mean:.{digits}f}{unit}"
-    if value.low is not None and value.high is not None:
-        text += f" ({scale * value.low:.{digits}f} to {scale * value.high:.{digits}f})"
+    if low is not None and high is not None:
+        text += f" ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
     return text
 
 
@@ -65,6 +87,7 @@ def at(lines: Sequence[Line], method: str, step: int) -> list[dict[str, float]]:
 
 
 def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
+    expected = {name: f"{COLUMNS[name]}, one more run" for name in ("pass@1", "distinct")}
     columns = {**COLUMNS, f"pass@{experiment.evaluation.n}": f"pass@{experiment.evaluation.n}"}
     rows = []
     for name in ("start", *experiment.methods):
@@ -72,8 +95,9 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
         if found:
             label = "starting model" if name == "start" else experiment.methods[name].label
             cells = [cell(column, estimate([one[column] for one in found])) for column in columns]
-            rows.append([label, *cells, str(len(found))])
-    return table(["", *columns.values(), "seeds"], rows)
+            one = [cell(column, estimate([one[column] for one in found]), one_more=True) for column in expected]
+            rows.append([label, *cells, *(text.partition(" (")[2].rstrip(")") for text in one), str(len(found))])
+    return table(["", *columns.values(), *expected.values(), "seeds"], rows)
 
 
 def _search(experiment: Experiment, lines: Sequence[Line]) -> str:

@@ -1,17 +1,14 @@
-"""One training through recipes/cpu/run_tiny_fsdp.sh, whose processes all end with it."""
+"""One training through recipes/cpu/run_tiny_fsdp.sh."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 from reproduction.experiment import Experiment, Settings
+from reproduction.processes import run
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "cpu" / "run_tiny_fsdp.sh"
 FIGURES = {
@@ -56,37 +53,8 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
         "actor_rollout_ref.actor.checkpoint.save_contents=[hf_model]",
         *overrides,
     ]
-    log = folder / "train.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            status = process.wait()
-        finally:
-            end_session(process.pid)
-    if status:
-        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-5:]
-        raise RuntimeError(f"the training ended with status {status}, see {log}: {' / '.join(last)}")
+    run(words, folder / "train.log", environment)
     return folder / "checkpoints"
-
-
-def end_session(leader: int) -> None:
-    """Ray and vLLM leave children behind: end what is left of a session, and nothing else."""
-    for number, wait in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 0.0)):
-        left = [int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _session(int(pid)) == leader]
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        if left:
-            time.sleep(wait)
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None
 
 
 def curves(folder: Path) -> dict[str, list[float | None]]:
