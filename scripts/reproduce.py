@@ -124,6 +124,8 @@ def _load(name: str) -> Experiment:
 def _trials(experiment: Experiment) -> Iterator[Run]:
     for seed in experiment.search_seeds:
         for name, method in experiment.methods.items():
+            if method.search_of is not None:
+                continue
             for number, trial in enumerate(method.trials):
                 yield Run("search", name, number, trial, seed)
 

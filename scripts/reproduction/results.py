@@ -94,7 +94,7 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     trials: dict[str, list[tuple[float, float, Settings]]] = {}
     for name, method in experiment.methods.items():
         for trial in method.trials:
-            runs = ends.get((name, key(trial)), [])
+            runs = ends.get((method.search_of or name, key(trial)), [])
             if len(runs) < len(experiment.search_seeds):
                 raise ValueError(f"{experiment.name}: the trial {trial} of {name} has not been run: `run` first")
             means = [float(np.mean([run[figure] for run in runs])) for figure in ("pass@1", "distinct")]

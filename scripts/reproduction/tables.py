@@ -109,7 +109,7 @@ def _search(experiment: Experiment, lines: Sequence[Line]) -> str:
                 figures(line)
                 for line in lines
                 if line["kind"] == "counts"
-                and line["method"] == name
+                and line["method"] == (method.search_of or name)
                 and key(line["settings"]) == key(trial)
                 and line["step"] == max(experiment.evaluation.steps)
             ]

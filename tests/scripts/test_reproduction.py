@@ -28,6 +28,17 @@ def test_every_experiment_loads_and_searches_as_much_for_each_method(name):
     assert {experiment.warm_start_of(seed) for seed in experiment.seeds} == set(experiment.warm_starts.seeds)
 
 
+def test_a_search_is_shared_by_methods_of_the_same_trials_only():
+    experiment = load(EXPERIMENTS[0])
+    methods = {name: method.model_dump() for name, method in experiment.methods.items()}
+    methods["again"] = {**methods["grpo"], "search_of": "grpo"}
+    whole = {**experiment.model_dump(), "methods": methods}
+    assert type(experiment)(**whole).methods["again"].search_of == "grpo"
+    methods["again"] = {**methods["again"], "trials": [{"LR": 3.0}]}
+    with pytest.raises(ValueError, match="search_of of again is grpo, which has other settings or trials"):
+        type(experiment)(**whole)
+
+
 def test_a_step_off_the_grid_of_checkpoints_is_refused_with_its_name():
     from reproduction.experiment import Evaluation
 
