@@ -202,6 +202,7 @@ def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[res
     ]
     # The last line of a run: where it is, all others are.
     lines.append({"kind": "curves", **who, **curves(place)})
+    (place / "trained").unlink()
     for left in (place / "samples", checkpoints):
         shutil.rmtree(left, ignore_errors=True)
     return lines

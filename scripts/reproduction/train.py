@@ -26,6 +26,9 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
 
     Raises RuntimeError with the end of the log where verl fails.
     """
+    trained = folder / "trained"
+    if trained.is_file():  # and not evaluated
+        return folder / "checkpoints"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     everything = {**experiment.settings, **settings}
@@ -54,6 +57,7 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
         *overrides,
     ]
     run(words, folder / "train.log", environment)
+    trained.touch()
     return folder / "checkpoints"
 
 
