@@ -119,7 +119,7 @@ def _print(console: Any, found: Study, chosen: list[int], whole: bool) -> None:
     console.print(found.source.understood, markup=False)
     console.print(f"Signal: {tables.cut(found.signal_text, 200)}", markup=False)
     for note in found.notes:
-        console.print(f"Note: {note}", markup=False)
+        console.print(f"Note: {note}", markup=False, soft_wrap=True)
     total = len(found.prompts.numbers)
     shown_tables = []
     for number in chosen:

@@ -183,7 +183,7 @@ def _show(console: Console, out: Path, rows: list[Figures], ks: list[int] | None
         console.print(*([""] if number else []), table, sep="\n")
     console.print(f"{printable(tables.caption(rows))}.", markup=False, style="dim")
     for note in said:
-        console.print(f"Note: {printable(note)}", markup=False)
+        console.print(f"Note: {printable(note)}", markup=False, soft_wrap=True)
     console.print(printable(out / "summary.json"), markup=False, soft_wrap=True)
 
 

@@ -68,7 +68,7 @@ def report(
         if written.comparison is not None:
             console.print(rich_table(written.comparison))
         for note in written.notes:
-            console.print(f"Note: {note}", markup=False)
+            console.print(f"Note: {note}", markup=False, soft_wrap=True)
         for path in written.paths:
             console.print(printable(path), markup=False, soft_wrap=True)
 
