@@ -6,6 +6,7 @@ from collections import Counter
 from fractions import Fraction
 from itertools import combinations
 from math import comb
+from random import Random
 
 import numpy as np
 import pytest
@@ -97,9 +98,9 @@ def test_a_majority_beats_the_mean_and_a_minority_falls_behind_it() -> None:
 
 @given(SAMPLES, st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
-def test_the_order_of_the_samples_does_not_matter(samples: Samples, random: object) -> None:
+def test_the_order_of_the_samples_does_not_matter(samples: Samples, random: Random) -> None:
     shuffled = list(samples)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     k = (len(samples) + 1) // 2
     assert vote(shuffled, k) == pytest.approx(vote(samples, k), abs=1e-13)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ def _rollouts(group: Group, tokenize: Tokenize) -> list[Rollout]:
             session=session,
             token_ids=torch.tensor(tokenize(rollout.text), dtype=torch.int64),
             answer=rollout.answer or "",
-            text=lambda rollout=rollout: rollout.text,  # type: ignore[misc]
+            text=partial(str, rollout.text),
             question=group.question,
             group_size=len(group.rollouts),
             reward_extra_info=rollout.extra,
