@@ -1,13 +1,17 @@
-"""Validation files in verl's own shape: written by verl's own code."""
+"""Validation files in verl's own shape, written by verl's own code; a browser, and a page of three runs for it."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.evaluation.browser import chromium
+from tests.evaluation.report_files import write_three_runs
+from tests.evaluation.test_report import invoke
 
 Answers = dict[str, list[tuple[bool, str]]]  # problem -> (correct, parsed answer) of each sample
 
@@ -48,3 +52,17 @@ def write_validation(verl_write: Callable[..., None]) -> Callable[..., Path]:
         return directory / f"{step}.jsonl"
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def page_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    result = invoke(*write_three_runs(folder), "--out", folder / "out", "--ks", "1,4,8")
+    assert result.exit_code == 0, result.output
+    return folder / "out" / "report.html"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.evaluation.browser import chromium, opened
-from tests.evaluation.report_files import write_hostile_run, write_metrics, write_three_runs
+from tests.evaluation.browser import opened
+from tests.evaluation.report_files import write_hostile_run, write_metrics
 from tests.evaluation.test_report import invoke
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -31,20 +30,6 @@ TRAINING_CHARTS = [
     "Prompts that teach nothing",
 ]
 HACKED = "window.hacked !== undefined || document.querySelector('main iframe, main img, main b script') !== null"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def page_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("three")
-    result = invoke(*write_three_runs(folder), "--out", folder / "out", "--ks", "1,4,8")
-    assert result.exit_code == 0, result.output
-    return folder / "out" / "report.html"
 
 
 @pytest.fixture(scope="module")

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import expect
 
-from tests.evaluation.browser import chromium, opened
-from tests.evaluation.report_files import write_rollouts, write_three_runs, write_validation
+from tests.evaluation.browser import opened
+from tests.evaluation.report_files import write_rollouts, write_validation
 from tests.evaluation.test_report import invoke
 from tests.evaluation.test_report_page import PHONE
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def page_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("three")
-    result = invoke(*write_three_runs(folder), "--out", folder / "out", "--ks", "1,4,8")
-    assert result.exit_code == 0, result.output
-    return folder / "out" / "report.html"
 
 
 def rows(section: Any) -> list[tuple[str, int]]:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from reproduction import results  # noqa: E402
-from reproduction.evaluate import count  # noqa: E402
-from reproduction.experiment import FOLDER, load  # noqa: E402
+from reproduction import results
+from reproduction.evaluate import count
+from reproduction.experiment import FOLDER, load
 
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
