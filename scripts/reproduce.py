@@ -76,13 +76,15 @@ def run(
             raise typer.BadParameter(f"{name} has no seed {given}: it has {', '.join(map(str, experiment.seeds))}")
     folder = (work_dir / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    say(f"data and {len(experiment.warm_starts.seeds)} starting models in {folder}")
-    data = make_data(experiment, folder)
-    _in_parallel(jobs, lambda one: make_warm_start(experiment, folder, one), experiment.warm_starts.seeds)
-    search = results_dir / f"{name}.search.jsonl"
+    inputs = (work_dir / (experiment.extends or name)).resolve()
+    inputs.mkdir(parents=True, exist_ok=True)
+    say(f"data and {len(experiment.warm_starts.seeds)} starting models in {inputs}")
+    data = make_data(experiment, inputs)
+    _in_parallel(jobs, lambda one: make_warm_start(experiment, inputs, one), experiment.warm_starts.seeds)
+    search = results_dir / f"{experiment.search_of or name}.search.jsonl"
     if not search.is_file() and (PUBLISHED / search.name).is_file():
         search = PUBLISHED / search.name
-    if stage in ("search", "all"):
+    if stage in ("search", "all") and experiment.searched:
         _starts(experiment, "search", folder, data, search)
         _all(experiment, list(_trials(experiment)), folder, data, search, jobs)
     if stage in ("test", "all"):
@@ -108,7 +110,8 @@ def show(
     from reproduction.figures import draw  # matplotlib, for this command only
 
     experiment = _load(name)
-    search, test = (results.read(raw / f"{name}.{stage}.jsonl") for stage in ("search", "test"))
+    search = results.read(raw / f"{experiment.search_of or name}.search.jsonl")
+    test = results.read(raw / f"{name}.test.jsonl")
     write(experiment, search, test, raw / f"{name}.md")
     draw(experiment, test, raw)
     console.print(str(raw / f"{name}.md"), soft_wrap=True)
@@ -124,7 +127,7 @@ def _load(name: str) -> Experiment:
 def _trials(experiment: Experiment) -> Iterator[Run]:
     for seed in experiment.search_seeds:
         for name, method in experiment.methods.items():
-            if method.search_of is not None:
+            if method.search_of is not None or (len(method.trials) == 1 and name != experiment.baseline):
                 continue
             for number, trial in enumerate(method.trials):
                 yield Run("search", name, number, trial, seed)
@@ -146,7 +149,7 @@ def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: 
             samples = folder / "samples" / f"{stage}-start-{seed}"
             who = {"kind": "counts", "method": "start", "settings": {}, "warm_start": seed, "seed": None}
             counted = evaluate(
-                folder / f"warm_start_{seed}", experiment.evaluation, _sets(experiment, stage, data), samples
+                data.parent / f"warm_start_{seed}", experiment.evaluation, _sets(experiment, stage, data), samples
             )
             results.append(file, [{**who, **line} for line in counted])
             shutil.rmtree(samples)
@@ -192,7 +195,7 @@ def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[res
     warm_start = experiment.warm_start_of(run.seed)
     place = folder / "runs" / run.name.replace(" ", "-")
     settings = {**experiment.methods[run.method].settings, **run.settings}
-    checkpoints = train(experiment, settings, place, data, folder / f"warm_start_{warm_start}", run.seed)
+    checkpoints = train(experiment, settings, place, data, data.parent / f"warm_start_{warm_start}", run.seed)
     who = {"method": run.method, "settings": run.settings, "warm_start": warm_start, "seed": run.seed}
     steps = [step for step in experiment.evaluation.steps if step]
     sets = _sets(experiment, run.stage, data)

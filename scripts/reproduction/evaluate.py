@@ -33,7 +33,8 @@ def evaluate(
         for name, file in sets.items():
             command += ["--data", f"{name}={file}"]
         if steps:
-            command += ["--steps", ",".join(map(str, steps))]
+            looked_at = steps if temperature == evaluation.temperatures[-1] else [max(steps)]
+            command += ["--steps", ",".join(map(str, looked_at))]
         run(command, folder / f"temperature_{temperature}.log")
         for name in sets:
             for file in sorted((out / "run" / name / "validation").glob("*.jsonl"), key=lambda path: int(path.stem)):

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
+INPUTS = {"task", "data", "validation", "warm_starts"}
 Settings = dict[str, Any]
 """Variables of recipes/cpu/run_tiny_fsdp.sh (in capitals) and overrides of verl (dotted keys)."""
 
@@ -27,7 +29,8 @@ class WarmStarts(_Strict):
 class Evaluation(_Strict):
     """How checkpoints are looked at. steps: which (a multiple of `every`; 0 is the starting model).
 
-    n: samples a prompt. train_prompts: so many training prompts are looked at too.
+    n: samples a prompt. temperatures: the last is that of every step; with the others only start and end are looked at.
+    train_prompts: so many training prompts are looked at too.
     """
 
     every: int = 5
@@ -68,6 +71,8 @@ class Experiment(_Strict):
         search_seeds: of the trials; disjoint from `seeds`.
         baseline: the method that others are compared with.
         slack: a trial may be chosen if its validation pass@1 is within this of the baseline's best.
+        extends: another experiment, which gives all that is not given here; prompts and starting models are its own.
+        search_of: another experiment of the same methods, whose choices count here too.
     """
 
     name: str
@@ -83,6 +88,8 @@ class Experiment(_Strict):
     search_seeds: list[int]
     baseline: str = "grpo"
     slack: float = 0.05
+    extends: str | None = None
+    search_of: str | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
@@ -97,6 +104,11 @@ class Experiment(_Strict):
             raise ValueError(f"seeds and search_seeds share {min(both)}: the report must not use what was chosen by")
         return self
 
+    @property
+    def searched(self) -> bool:
+        """Whether a search of its own comes first."""
+        return self.search_of is None and any(len(method.trials) > 1 for method in self.methods.values())
+
     def warm_start_of(self, seed: int) -> int:
         """The warm start that a seed goes with."""
         seeds = self.seeds if seed in self.seeds else self.search_seeds
@@ -109,8 +121,16 @@ def load(name: str) -> Experiment:
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise ValueError(f"There is no experiment {name!r}: choose one of {there}.")
+    content = yaml.safe_load(path.read_text())
+    if base := content.get("extends"):
+        inputs = INPUTS & set(content)
+        if inputs:
+            raise ValueError(f"{path}: {min(inputs)} is that of {base}, which this experiment extends: leave it out")
+        whole = OmegaConf.merge(yaml.safe_load((FOLDER / f"{base}.yaml").read_text()), content)
+        content = OmegaConf.to_container(whole)
+        content["methods"] = {name: method for name, method in content["methods"].items() if method is not None}
     try:
-        return Experiment(**yaml.safe_load(path.read_text()))
+        return Experiment(**content)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

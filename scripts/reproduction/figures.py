@@ -52,8 +52,9 @@ def _training(
                         points.append((step, estimate([figures(line)[figure_name] for line in found])))
                 x = [step for step, _ in points]
                 axis.plot(x, [one.mean for _, one in points], color=colour, label=experiment.methods[method].label)
-                low = [one.mean if one.low is None else one.low for _, one in points]
-                high = [one.mean if one.high is None else one.high for _, one in points]
+                top = np.inf if figure_name == "distinct" else 1.0
+                low = [max(0.0, one.mean if one.low is None else one.low) for _, one in points]
+                high = [min(top, one.mean if one.high is None else one.high) for _, one in points]
                 axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
             axis.set_title(f"{label}, {'held-out' if name == 'test' else 'training'} problems", fontsize=9)
             axis.set_xlabel("step")
@@ -76,6 +77,8 @@ def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, st
     found = _of(counts, set="test", temperature=experiment.evaluation.temperatures[-1])
     for method, colour in colours.items():
         points = [figures(line) for line in _of(found, method=method)]
+        if not points:
+            continue
         axis.scatter([one["pass@1"] for one in points], [one["distinct"] for one in points], s=12, color=colour,
                      alpha=0.6, linewidths=0, label=experiment.methods[method].label)  # fmt: skip
     starts = [figures(line) for line in _of(found, method="start")]

@@ -84,15 +84,22 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     Of the baseline that of the highest pass@1, for which people tune it. Of the others the one with the most distinct
     correct answers among those whose pass@1 is within `slack` of that; if there is none, that of the highest pass@1.
 
-    Raises ValueError where a trial is missing.
+    A method with one trial has nothing to choose. Raises ValueError where a trial is missing.
     """
+    chosen = {name: method.trials[0] for name, method in experiment.methods.items() if len(method.trials) == 1}
+    if len(chosen) == len(experiment.methods):
+        return chosen
     last = max(experiment.evaluation.steps)
     ends: dict[tuple[str, str], list[dict[str, float]]] = {}
     for line in lines:
-        if line["kind"] == "counts" and line["step"] == last and line["set"] == "validation":
+        if (line["kind"], line.get("step"), line.get("set")) == ("counts", last, "validation"):
+            if line["temperature"] != experiment.evaluation.temperatures[-1]:
+                continue
             ends.setdefault((line["method"], key(line["settings"])), []).append(figures(line))
     trials: dict[str, list[tuple[float, float, Settings]]] = {}
     for name, method in experiment.methods.items():
+        if name in chosen and name != experiment.baseline:
+            continue
         for trial in method.trials:
             runs = ends.get((method.search_of or name, key(trial)), [])
             if len(runs) < len(experiment.search_seeds):
@@ -100,7 +107,6 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
             means = [float(np.mean([run[figure] for run in runs])) for figure in ("pass@1", "distinct")]
             trials.setdefault(name, []).append((means[0], means[1], trial))
     enough = max(accuracy for accuracy, _, _ in trials[experiment.baseline]) - experiment.slack
-    chosen = {}
     for name, tried in trials.items():
         good = [one for one in tried if one[0] >= enough and name != experiment.baseline]
         best = max(good, key=lambda one: one[1]) if good else max(tried, key=lambda one: one[0])

@@ -29,7 +29,12 @@ def write(experiment: Experiment, search: Sequence[Line], test: Sequence[Line], 
             if lines:
                 where = "held-out test prompts" if held_out == "test" else "training prompts"
                 parts += [f"## At the end of training: {where}, temperature {temperature:g}", _ends(experiment, lines)]
-    parts += ["## The search, on validation prompts", _search(experiment, search)]
+    parts += ["## At equal accuracy, held-out test prompts", at_equal_accuracy(experiment, test)]
+    if experiment.searched:
+        parts += ["## The search, on validation prompts", _search(experiment, search)]
+    elif experiment.search_of:
+        other = experiment.search_of
+        parts.append(f"Settings are those that the search of [{other}]({other}.md) chose, where there was a choice.")
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -100,6 +105,40 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
     return table(["", *columns.values(), *expected.values(), "seeds"], rows)
 
 
+def at_equal_accuracy(experiment: Experiment, test: Sequence[Line]) -> str:
+    """The front of the runs: what is the most diverse checkpoint that is accurate enough?"""
+    last = experiment.evaluation.temperatures[-1]
+    lines = [
+        line for line in test if line["kind"] == "counts" and line["set"] == "test" and line["temperature"] == last
+    ]
+    starts = {line["warm_start"]: figures(line) for line in lines if line["method"] == "start"}
+    runs: dict[str, dict[int, list[dict[str, float]]]] = {}
+    for line in lines:
+        if line["method"] != "start":
+            of = runs.setdefault(line["method"], {}).setdefault(line["seed"], [starts[line["warm_start"]]])
+            of.append(figures(line))
+    ends = [max(run, key=lambda one: one["pass@1"])["pass@1"] for of in runs.values() for run in of.values()]
+    first = min(start["pass@1"] for start in starts.values())
+    levels = [level / 1000 for level in range(25, 1000, 25) if first < level / 1000 <= max(ends)]
+    rows = []
+    for name in (name for name in experiment.methods if name in runs):
+        cells = []
+        for level in levels:
+            fronts = [
+                max((one["distinct"] for one in run if one["pass@1"] >= level), default=None)
+                for run in runs[name].values()
+            ]
+            there = [front for front in fronts if front is not None]
+            text = cell("distinct", estimate(there)) if there else "none"
+            cells.append(text if len(there) == len(fronts) else f"{text}, {len(there)} of {len(fronts)} runs")
+        rows.append([experiment.methods[name].label, *cells])
+    intro = (
+        "Distinct correct answers of the most diverse checkpoint whose pass@1 is at least that of the column (the "
+        "starting model counts as one), mean over seeds: what stopping early would give."
+    )
+    return intro + "\n\n" + table(["", *(f"{100 * level:.1f} %" for level in levels)], rows)
+
+
 def _search(experiment: Experiment, lines: Sequence[Line]) -> str:
     chosen = choose(experiment, lines)
     rows = []
@@ -109,6 +148,7 @@ def _search(experiment: Experiment, lines: Sequence[Line]) -> str:
                 figures(line)
                 for line in lines
                 if line["kind"] == "counts"
+                and line["temperature"] == experiment.evaluation.temperatures[-1]
                 and line["method"] == (method.search_of or name)
                 and key(line["settings"]) == key(trial)
                 and line["step"] == max(experiment.evaluation.steps)

@@ -63,7 +63,7 @@ class _FileRows(Rows):
     def __init__(self, rewards_PN: torch.Tensor, base_PN: torch.Tensor) -> None:
         self.rewards_BT = rewards_PN.reshape(-1, 1)
         self.mask_BT = torch.ones_like(self.rewards_BT)
-        self.advantages_BT = self.returns_BT = base_PN.reshape(-1, 1)
+        self.advantages_BT = base_PN.reshape(-1, 1)
 
     def rollout(self, row: int, uid: str, session: int, group_size: int, tokenizer: Any) -> Rollout:
         return _NOBODY

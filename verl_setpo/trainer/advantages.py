@@ -51,7 +51,12 @@ class SetAdvantageMixin:
         with _estimator(self.config.algorithm, self.method.base_estimator):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
-        rows = Rows.read(batch, self.config.algorithm.use_kl_in_reward, self.signal.needs_question)
+        rows = Rows.read(
+            batch,
+            self.config.algorithm.use_kl_in_reward,
+            with_prompt=self.signal.needs_question,
+            with_log=bool(self.settings.rollout_log),
+        )
         groups = Groups.of(batch.keys, batch.tags)
         step, rollouts, counts = self._step(estimator, rows, groups)
         advantages_BT, _ = get_adv_estimator_fn(estimator)(
@@ -102,7 +107,6 @@ class SetAdvantageMixin:
             base_BT=base_BT,
             base_PN=groups.gather(first_token(base_BT, rows.mask_BT)),
             trained_PN=groups.gather(rows.mask_BT.any(-1)),
-            returns_BT=rows.returns_BT,
             generator=torch.Generator().manual_seed(self.settings.seed + self.global_steps),
             usable_P=~failed_P & ~small_P & ~lost_P,
             set_size=set_size,

@@ -36,7 +36,7 @@ class Step:
     """What one training step gives an estimator, and what the estimator leaves for metrics and log.
 
     rewards_PN: rewards of the rollouts, mapped from `reward_range` to [0, 1] for set objectives.
-    base_BT, returns_BT: advantages and returns of `base_estimator`, computed by verl.
+    base_BT: advantages of `base_estimator`, computed by verl.
     base_PN: the base advantage of each rollout, at its first trained token.
     trained_PN: rollouts with a token that is trained on.
     usable_P: prompts with a signal and enough rollouts; the others keep their base advantage.
@@ -53,7 +53,6 @@ class Step:
     base_BT: torch.Tensor
     base_PN: torch.Tensor
     trained_PN: torch.Tensor
-    returns_BT: torch.Tensor
     generator: torch.Generator
     usable_P: torch.Tensor
     set_size: int
@@ -102,7 +101,10 @@ def min_group_size(estimator: str, set_size: int) -> int:
 
 
 def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tensor]], Estimator]:
-    """Register under verl's calling convention a function of (step, response_mask) that returns advantages (B, T)."""
+    """Register under verl's calling convention a function of (step, response_mask) that gives advantages (B, T).
+
+    The second of the pair is what verl calls returns. The trainer modes leave those of the base estimator in force.
+    """
 
     def decorate(function: Callable[[Step, torch.Tensor], torch.Tensor]) -> Estimator:
         def estimator(
@@ -115,7 +117,8 @@ def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tenso
         ) -> Advantages:
             if step is None:
                 raise ValueError(wrong_mode_message(name))
-            return function(step, response_mask), step.returns_BT
+            advantages_BT = function(step, response_mask)
+            return advantages_BT, advantages_BT
 
         estimator.__name__ = f"{name}_advantage"
         estimator.__doc__ = function.__doc__

@@ -22,22 +22,21 @@ class Rows:
     def __init__(self, data: TensorDict, reward_field: str) -> None:
         self.nested_mask = data["response_mask"]
         self.responses = list(data["responses"].unbind())
-        padded = data.select("response_mask", reward_field, "advantages", "returns").to_padded_tensor()
+        padded = data.select("response_mask", reward_field, "advantages").to_padded_tensor()
         self.mask_BT = padded["response_mask"]
         self.rewards_BT = padded[reward_field]
         self.advantages_BT = padded["advantages"]
-        self.returns_BT = padded["returns"]
         self.extra_fields = list(data["extra_fields"]) if "extra_fields" in data else [{}] * len(self.responses)
         self.extra_info = list(data["extra_info"]) if "extra_info" in data else [{}] * len(self.responses)
         self.prompts = list(data["raw_prompt"]) if "raw_prompt" in data else [None] * len(self.responses)
         self.answers: dict[int, str] = {}
 
     @classmethod
-    def read(cls, batch: KVBatchMeta, kl_in_reward: bool, with_prompt: bool) -> Rows:
+    def read(cls, batch: KVBatchMeta, kl_in_reward: bool, with_prompt: bool, with_log: bool) -> Rows:
+        """Read no more than is needed, since a step waits: with_prompt for questions, with_log for log_extras."""
         reward_field = "token_level_rewards" if kl_in_reward else "rm_scores"
-        fields = ["response_mask", "responses", reward_field, "advantages", "returns", "extra_fields", "extra_info"]
-        if with_prompt:
-            fields.append("raw_prompt")
+        fields = ["response_mask", "responses", reward_field, "advantages", "extra_fields"]
+        fields += ["raw_prompt"] * with_prompt + ["extra_info"] * with_log
         return cls(
             tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields), reward_field
         )
