@@ -12,6 +12,7 @@ repeated, so the same command goes on after an interruption. The results are doc
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -67,6 +68,8 @@ def run(
 ) -> None:
     """Train and evaluate what is missing."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler ends it
+    # Threads that wait for a core which another training has cost both of them.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     experiment = _load(name)
     for given in method or []:
         if given not in experiment.methods:

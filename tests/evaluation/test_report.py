@@ -102,7 +102,7 @@ def test_terminal_and_markdown_show_one_row_a_run_and_the_paths(two_runs: tuple[
         "| setpo | 20 | 75.0 (75.0 to 75.0) | 100 (100 to 100) | 100 (100 to 100) | 3.00 (3.00 to 3.00) "
         "| 20 (20 to 20) | 5.5 |" in text
     )
-    assert r"| starting model (mean of 2 runs) | 0 | 50.0 (50.0 to 50.0) |" in text
+    assert r"| starting model | 0 | 50.0 (50.0 to 50.0) |" in text
     assert "(report.png)" in text
 
 

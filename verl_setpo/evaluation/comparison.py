@@ -109,7 +109,8 @@ def compare(runs: Sequence[Run], ks: Sequence[int] | None = None) -> Comparison:
         for (i, run, _), measures in zip(starts, at_start, strict=True):
             start_rows.append(_row(start_of(run.label), i, 0, measures))
     elif starts:
-        label = START if len(starts) == 1 else f"{START} (mean of {len(starts)} runs)"
+        same = all(start.problems == starts[0][2].problems for _, _, start in starts)  # one file, copied
+        label = START if same else f"{START} (mean of {len(starts)} runs)"
         start_rows.append(_row(label, None, 0, _mean_measures(at_start)))
     return Comparison(
         runs=tuple(_run_row(run, i, keys, num_samples, curve_ks) for i, run in enumerate(runs) if run.validations),
