@@ -53,6 +53,9 @@ class Run:
     def name(self) -> str:
         return f"{self.stage} {self.method} trial {self.trial} seed {self.seed}"
 
+    def of(self, experiment: Experiment) -> str:
+        return experiment.identity(experiment.settings_of(self.method, self.settings))
+
 
 @app.command()
 def run(
@@ -63,7 +66,8 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time; 7 GB and about one core each.")] = 2,
     work_dir: Annotated[Path, typer.Option(help="Data, models and samples.")] = Path("runs/reproduce"),
     results_dir: Annotated[
-        Path, typer.Option("--results", help="Where results go; without a search there, that of docs/reproduce counts.")
+        Path,
+        typer.Option("--results", help="Where results go; a search that is not there is taken from docs/reproduce."),
     ] = PUBLISHED,
 ) -> None:
     """Train and evaluate what is missing."""
@@ -86,7 +90,8 @@ def run(
     _in_parallel(jobs, lambda one: make_warm_start(experiment, inputs, one), experiment.warm_starts.seeds)
     search = results_dir / f"{experiment.search_of or name}.search.jsonl"
     if not search.is_file() and (PUBLISHED / search.name).is_file():
-        search = PUBLISHED / search.name
+        results_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PUBLISHED / search.name, search)
     if stage in ("search", "all") and experiment.searched:
         _starts(experiment, "search", folder, data, search)
         _all(experiment, list(_trials(experiment)), folder, data, search, jobs)
@@ -102,7 +107,10 @@ def run(
         ]
         _all(experiment, wanted, folder, data, test, jobs)
         if results_dir != PUBLISHED:
-            console.print(beside(experiment, results.read(test), results.read(PUBLISHED / test.name)), markup=False)
+            again, published = (
+                results.in_force(experiment, results.read(path), chosen) for path in (test, PUBLISHED / test.name)
+            )
+            console.print(beside(experiment, again, published), markup=False)
 
 
 @app.command()
@@ -115,7 +123,13 @@ def show(
     experiment = _load(name)
     search = results.read(raw / f"{experiment.search_of or name}.search.jsonl")
     test = results.read(raw / f"{name}.test.jsonl")
-    write(experiment, search, test, raw / f"{name}.md")
+    try:
+        chosen = results.choose(experiment, search)
+    except ValueError as error:
+        console.print(str(error), soft_wrap=True, markup=False)
+        raise typer.Exit(1) from None
+    test = results.in_force(experiment, test, chosen)
+    write(experiment, chosen, results.in_force(experiment, search), test, raw / f"{name}.md")
     draw(experiment, test, raw)
     console.print(str(raw / f"{name}.md"), soft_wrap=True)
 
@@ -146,11 +160,12 @@ def _sets(experiment: Experiment, stage: str, data: Path) -> dict[str, Path]:
 
 def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: Path) -> None:
     """Step 0 of all: the starting models."""
-    there = {line["warm_start"] for line in results.read(file) if line["method"] == "start"}
+    of = experiment.identity()
+    there = {line["warm_start"] for line in results.read(file) if (line["method"], line["of"]) == ("start", of)}
     for seed in experiment.warm_starts.seeds:
         if seed not in there:
             samples = folder / "samples" / f"{stage}-start-{seed}"
-            who = {"kind": "counts", "method": "start", "settings": {}, "warm_start": seed, "seed": None}
+            who = {"kind": "counts", "method": "start", "settings": {}, "of": of, "warm_start": seed, "seed": None}
             counted = evaluate(
                 data.parent / f"warm_start_{seed}", experiment.evaluation, _sets(experiment, stage, data), samples
             )
@@ -159,12 +174,8 @@ def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: 
 
 
 def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, file: Path, jobs: int) -> None:
-    done = {
-        (line["method"], results.key(line["settings"]), line["seed"])
-        for line in results.read(file)
-        if line["kind"] == "curves"
-    }
-    todo = [run for run in wanted if (run.method, results.key(run.settings), run.seed) not in done]
+    done = {(line["method"], line["of"], line["seed"]) for line in results.read(file) if line["kind"] == "curves"}
+    todo = [run for run in wanted if (run.method, run.of(experiment), run.seed) not in done]
     say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there")
     started, finished = time.monotonic(), 0
 
@@ -196,10 +207,10 @@ def _in_parallel(jobs: int, work: Callable[[Any], object], items: Iterable[Any])
 def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[results.Line]:
     """Train, look at the checkpoints, and give the lines of the results."""
     warm_start = experiment.warm_start_of(run.seed)
-    place = folder / "runs" / run.name.replace(" ", "-")
-    settings = {**experiment.methods[run.method].settings, **run.settings}
+    of, settings = run.of(experiment), experiment.settings_of(run.method, run.settings)
+    place = folder / "runs" / f"{run.stage}-{run.method}-{of}-seed-{run.seed}"
     checkpoints = train(experiment, settings, place, data, data.parent / f"warm_start_{warm_start}", run.seed)
-    who = {"method": run.method, "settings": run.settings, "warm_start": warm_start, "seed": run.seed}
+    who = {"method": run.method, "settings": run.settings, "of": of, "warm_start": warm_start, "seed": run.seed}
     steps = [step for step in experiment.evaluation.steps if step]
     sets = _sets(experiment, run.stage, data)
     lines = [
@@ -207,7 +218,7 @@ def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[res
         for line in evaluate(checkpoints, experiment.evaluation, sets, place / "samples", steps)
     ]
     # The last line of a run: where it is, all others are.
-    lines.append({"kind": "curves", **who, **curves(place)})
+    lines.append({"kind": "curves", **who, **curves(place, experiment, settings)})
     (place / "trained").unlink()
     for left in (place / "samples", checkpoints):
         shutil.rmtree(left, ignore_errors=True)

@@ -44,6 +44,7 @@ ACTOR=(
     actor_rollout_ref.actor.ppo_mini_batch_size="$TRAIN_BATCH_SIZE"
     actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=$((TRAIN_BATCH_SIZE * ROLLOUT_N))
     actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm
+    'actor_rollout_ref.actor.loss_scale_factor=${data.max_response_length}'
     actor_rollout_ref.actor.fsdp_config.seed="$SEED"
 )
 

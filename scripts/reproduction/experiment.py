@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,21 @@ class Experiment(_Strict):
     def searched(self) -> bool:
         """Whether a search of its own comes first."""
         return self.search_of is None and any(len(method.trials) > 1 for method in self.methods.values())
+
+    def identity(self, settings: Settings | None = None) -> str:
+        """What a result is of, as a short hash: a training with a method's settings, or the starting models (None).
+
+        A result of another identity is not this experiment's as its file is now.
+        """
+        of = self.model_dump(include=INPUTS | {"evaluation"})
+        of["evaluation"] = {name: of["evaluation"][name] for name in ("n", "max_tokens")}
+        if settings is not None:
+            of["settings"], of["steps"] = {**self.settings, **settings}, max(self.evaluation.steps)
+        return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+
+    def settings_of(self, method: str, trial: Settings) -> Settings:
+        """What a method adds to the settings of all methods, in one of its trials."""
+        return {**self.methods[method].settings, **trial}
 
     def warm_start_of(self, seed: int) -> int:
         """The warm start that a seed goes with."""

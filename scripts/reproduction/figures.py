@@ -62,19 +62,22 @@ def _training(
     for method, colour in colours.items():
         found = [line["entropy"] for line in _of(curves, method=method) if "entropy" in line]
         if found:
-            axis.plot(np.mean([one[: min(map(len, found))] for one in found], axis=0), color=colour)
+            mean = np.mean([one[: min(map(len, found))] for one in found], axis=0)
+            axis.plot(range(1, len(mean) + 1), mean, color=colour)
     axis.set_title("entropy of the policy, in nats a token", fontsize=9)
     axis.set_xlabel("step")
     for rest in axes[1:, -1]:
         rest.axis("off")
     axes[0, 0].legend(fontsize=8)
+    figure.suptitle(f"{experiment.title}, temperature {temperature:g}", fontsize=10)
     _save(figure, folder / f"{experiment.name}.training.png")
 
 
 def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, str], folder: Path) -> None:
     """Every checkpoint of every run: distinct correct answers against pass@1."""
     figure, axis = plt.subplots(figsize=(6.5, 4.5))
-    found = _of(counts, set="test", temperature=experiment.evaluation.temperatures[-1])
+    temperature = experiment.evaluation.temperatures[-1]
+    found = _of(counts, set="test", temperature=temperature)
     for method, colour in colours.items():
         points = [figures(line) for line in _of(found, method=method)]
         if not points:
@@ -86,7 +89,8 @@ def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, st
                  color="black", label="starting models")  # fmt: skip
     axis.set_xlabel("pass@1, held-out problems")
     axis.set_ylabel(f"distinct correct answers in {experiment.evaluation.n} samples")
-    axis.set_yscale("log")
+    axis.set_title(f"every checkpoint of every run, temperature {temperature:g}", fontsize=9)
+    axis.set_ylim(bottom=0)
     axis.legend(fontsize=8)
     _save(figure, folder / f"{experiment.name}.front.png")
 

@@ -1,13 +1,16 @@
 """The raw results, one JSON line a fact, and what is read from them: means over seeds, intervals, the chosen trials.
 
-{"kind": "counts", "method", "settings", "warm_start", "seed", "step", "set", "temperature", "n",
+{"kind": "counts", "method", "settings", "of", "warm_start", "seed", "step", "set", "temperature", "n",
  "correct": [samples of each prompt that are correct], "distinct": [different correct answers of each prompt]}
-{"kind": "curves", "method", "settings", "warm_start", "seed", "entropy": [one a step], ...}
+{"kind": "curves", "method", "settings", "of", "warm_start", "seed", "entropy": [one a step], ...}
+
+settings: the trial's. of: the `Experiment.identity` of all settings and inputs.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,22 +28,49 @@ _LOCK = threading.Lock()
 
 
 def read(path: Path) -> list[Line]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """All whole lines; the last may have been cut off."""
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def append(path: Path, lines: Iterable[Line]) -> None:
-    """All lines or none, as far as one write is."""
+    """Write lines after those that are there, and over a last one that was cut off."""
     text = "".join(json.dumps(line) + "\n" for line in lines)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _LOCK, path.open("a") as file:
-        file.write(text)
+    with _LOCK, path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(text.encode())
+
+
+def in_force(experiment: Experiment, lines: Iterable[Line], chosen: dict[str, Settings] | None = None) -> list[Line]:
+    """The lines that belong to the experiment as its file is now, the last of each where one is there twice.
+
+    Those of the starting models, and of each method in its chosen trial with the seeds of the report; where nothing is
+    chosen yet, in all trials with the seeds of the search.
+    """
+    wanted = {("start", experiment.identity(), None)}
+    for name, method in experiment.methods.items():
+        for trial in method.trials if chosen is None else [chosen[name]]:
+            of = experiment.identity(experiment.settings_of(name, trial))
+            wanted |= {(name, of, seed) for seed in (experiment.search_seeds if chosen is None else experiment.seeds)}
+    found = {}
+    for line in lines:
+        if (line["method"], line["of"], line["seed"]) in wanted:
+            place = [
+                line.get(name) for name in ("kind", "method", "of", "seed", "warm_start", "step", "set", "temperature")
+            ]
+            found[tuple(place)] = line
+    return list(found.values())
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A mean over seeds, and two 95 % intervals by Student's t: of the mean, and of one more seed's figure.
 
-    The intervals of a single seed are None.
+    Of fewer than three seeds there are none: they would be wider than any claim.
     """
 
     mean: float
@@ -53,7 +83,7 @@ class Estimate:
 
 def estimate(values: Sequence[float]) -> Estimate:
     mean = float(np.mean(values))
-    if len(values) < 2:
+    if len(values) < 3:
         return Estimate(mean, None, None, None, None, len(values))
     one = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1))
     half, of_one = one / np.sqrt(len(values)), one * np.sqrt(1 + 1 / len(values))
@@ -64,8 +94,8 @@ def figures(line: Line) -> dict[str, float]:
     """The figures of one evaluation of one model on one set.
 
     pass@k, unbiased; distinct correct answers a prompt among its n samples; diversity width (share of prompts with at
-    least two) and average mode (distinct correct answers on those), as in SetPO's Table 3; coverage (share of prompts
-    that were solved at all).
+    least two) and average mode (distinct correct answers on those, NaN where there are none), as in SetPO's Table 3;
+    coverage (share of prompts that were solved at all).
     """
     correct, distinct, n = np.array(line["correct"]), np.array(line["distinct"]), line["n"]
     ks = [k for k in (2**i for i in range(20)) if k <= n]
@@ -73,7 +103,7 @@ def figures(line: Line) -> dict[str, float]:
     several = distinct >= 2
     found["distinct"] = float(distinct.mean())
     found["width"] = float(several.mean())
-    found["mode"] = float(distinct[several].mean()) if several.any() else 0.0
+    found["mode"] = float(distinct[several].mean()) if several.any() else math.nan
     found["coverage"] = float((correct > 0).mean())
     return found
 
@@ -89,19 +119,18 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     chosen = {name: method.trials[0] for name, method in experiment.methods.items() if len(method.trials) == 1}
     if len(chosen) == len(experiment.methods):
         return chosen
-    last = max(experiment.evaluation.steps)
+    end = ("counts", max(experiment.evaluation.steps), "validation", experiment.evaluation.temperatures[-1])
     ends: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for line in lines:
-        if (line["kind"], line.get("step"), line.get("set")) == ("counts", last, "validation"):
-            if line["temperature"] != experiment.evaluation.temperatures[-1]:
-                continue
-            ends.setdefault((line["method"], key(line["settings"])), []).append(figures(line))
+    for line in in_force(experiment, lines):
+        if tuple(line.get(name) for name in ("kind", "step", "set", "temperature")) == end:
+            ends.setdefault((line["method"], line["of"]), []).append(figures(line))
     trials: dict[str, list[tuple[float, float, Settings]]] = {}
     for name, method in experiment.methods.items():
         if name in chosen and name != experiment.baseline:
             continue
         for trial in method.trials:
-            runs = ends.get((method.search_of or name, key(trial)), [])
+            of = experiment.identity(experiment.settings_of(name, trial))
+            runs = ends.get((method.search_of or name, of), [])
             if len(runs) < len(experiment.search_seeds):
                 raise ValueError(f"{experiment.name}: the trial {trial} of {name} has not been run: `run` first")
             means = [float(np.mean([run[figure] for run in runs])) for figure in ("pass@1", "distinct")]
@@ -112,7 +141,3 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
         best = max(good, key=lambda one: one[1]) if good else max(tried, key=lambda one: one[0])
         chosen[name] = best[2]
     return chosen
-
-
-def key(settings: Settings) -> str:
-    return json.dumps(settings, sort_keys=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.experiment import Experiment
-from reproduction.results import Estimate, choose, estimate, figures, key
+from reproduction.experiment import Experiment, Settings
+from reproduction.results import estimate, figures
 
 Line = dict[str, Any]
 COLUMNS = {
@@ -17,21 +18,28 @@ COLUMNS = {
     "mode": "distinct on those (average mode)",
     "coverage": "problems solved",
 }
-PERCENT = {"pass@1", "width", "coverage"}
+PERCENT = {"width", "coverage"}
 
 
-def write(experiment: Experiment, search: Sequence[Line], test: Sequence[Line], path: Path) -> None:
+def write(
+    experiment: Experiment, chosen: dict[str, Settings], search: Sequence[Line], test: Sequence[Line], path: Path
+) -> None:
+    """Write the page. search, test: the lines in force; without any of test, the search alone is shown."""
     parts = [f"# {experiment.title}", _setting(experiment)]
-    for held_out in ("test", "train"):
+    counts = [line for line in test if line["kind"] == "counts"]
+    for held_out, where in {"test": "held-out test prompts", "train": "training prompts"}.items():
         for temperature in experiment.evaluation.temperatures:
-            lines = [line for line in test if line["kind"] == "counts" and line["set"] == held_out]
-            lines = [line for line in lines if line["temperature"] == temperature]
+            lines = [line for line in counts if (line["set"], line["temperature"]) == (held_out, temperature)]
             if lines:
-                where = "held-out test prompts" if held_out == "test" else "training prompts"
                 parts += [f"## At the end of training: {where}, temperature {temperature:g}", _ends(experiment, lines)]
-    parts += ["## At equal accuracy, held-out test prompts", at_equal_accuracy(experiment, test)]
+    temperature = experiment.evaluation.temperatures[-1]
+    lines = [line for line in counts if (line["set"], line["temperature"]) == ("test", temperature)]
+    if lines:
+        title = f"## At equal accuracy: held-out test prompts, temperature {temperature:g}"
+        parts += [title, at_equal_accuracy(experiment, lines)]
     if experiment.searched:
-        parts += ["## The search, on validation prompts", _search(experiment, search)]
+        title = f"## The search: validation prompts, temperature {temperature:g}"
+        parts += [title, _search(experiment, chosen, search)]
     elif experiment.search_of:
         other = experiment.search_of
         parts.append(f"Settings are those that the search of [{other}]({other}.md) chose, where there was a choice.")
@@ -40,11 +48,13 @@ def write(experiment: Experiment, search: Sequence[Line], test: Sequence[Line], 
 
 def _setting(experiment: Experiment) -> str:
     test = experiment.data["test-size"] - experiment.validation
+    seeds, starts = len(experiment.seeds), len(experiment.warm_starts.seeds)
     return (
         f"{max(experiment.evaluation.steps)} steps of {experiment.settings['TRAIN_BATCH_SIZE']} prompts x "
         f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
-        f"Mean over {len(experiment.seeds)} seeds on {len(experiment.warm_starts.seeds)} starting models, the 95 % "
-        "interval of the mean by Student's t, and the one of a further run. Drawn again from the results by "
+        f"Mean over {seeds} seeds on {starts} starting models, the 95 % interval of the mean by Student's t, and the "
+        "one of a further run. They are intervals over seeds: other prompts, and other starting models, may differ by "
+        "more. Of fewer than three runs the values are shown instead. Drawn again from the results by "
         f"`python scripts/reproduce.py show {experiment.name}`; one run again, beside what is published: "
         f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --results runs/again`."
     )
@@ -62,8 +72,7 @@ def beside(experiment: Experiment, again: Sequence[Line], published: Sequence[Li
         found, cells = figures(line), []
         for column in ("pass@1", "distinct"):
             known = [one[column] for one in at(same, method, step)]
-            expected = cell(column, estimate(known), one_more=True) if known else "not published"
-            cells += [cell(column, estimate([found[column]])), expected]
+            cells += [cell(column, [found[column]]), cell(column, known, one_more=True) if known else "not published"]
         label = experiment.methods[method].label
         rows.append([label, str(line["seed"]), f"{line['temperature']:g}", *cells])
     expected = "mean of the published seeds (95 % of one more)"
@@ -75,15 +84,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cell(name: str, value: Estimate, one_more: bool = False) -> str:
-    """The mean and the interval of the mean, or of one more seed."""
+def cell(name: str, values: Sequence[float], one_more: bool = False) -> str:
+    """The mean over runs and its interval, or that of one more run; of the runs that have the figure."""
+    there = [value for value in values if not math.isnan(value)]
+    if not there:
+        return "none"
+    value, share = estimate(there), name in PERCENT or name.startswith("pass@")
+
+    def show(number: float) -> str:
+        return f"{100 * number:.1f}" if share else f"{number:.2f}"
+
+    text = show(value.mean) + (" %" if share else "")
     low, high = (value.one_low, value.one_high) if one_more else (value.low, value.high)
-    scale, unit = (100, " %") if name in PERCENT or name.startswith("pass@") else (1, "")
-    digits = 1 if unit else 2
-    text = f"{scale * value.mean:.{digits}f}{unit}"
     if low is not None and high is not None:
-        text += f" ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
-    return text
+        text += f" ({show(max(0.0, low))} to {show(min(1.0, high) if share else high)})"
+    elif len(there) == 2:
+        text += f" ({show(there[0])}, {show(there[1])})"
+    return text if len(there) == len(values) else f"{text}, {len(there)} of {len(values)} runs"
 
 
 def at(lines: Sequence[Line], method: str, step: int) -> list[dict[str, float]]:
@@ -99,61 +116,51 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
         found = at(lines, name, 0 if name == "start" else max(experiment.evaluation.steps))
         if found:
             label = "starting model" if name == "start" else experiment.methods[name].label
-            cells = [cell(column, estimate([one[column] for one in found])) for column in columns]
-            one = [cell(column, estimate([one[column] for one in found]), one_more=True) for column in expected]
-            rows.append([label, *cells, *(text.partition(" (")[2].rstrip(")") for text in one), str(len(found))])
-    return table(["", *columns.values(), *expected.values(), "seeds"], rows)
+            cells = [cell(column, [one[column] for one in found]) for column in columns]
+            more = [cell(column, [one[column] for one in found], one_more=True) for column in expected]
+            ranges = [text.partition(" (")[2].rstrip(")") if len(found) > 2 else "" for text in more]
+            rows.append([label, *cells, *ranges, str(len(found))])
+    return table(["", *columns.values(), *expected.values(), "runs"], rows)
 
 
-def at_equal_accuracy(experiment: Experiment, test: Sequence[Line]) -> str:
+def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     """The front of the runs: what is the most diverse checkpoint that is accurate enough?"""
-    last = experiment.evaluation.temperatures[-1]
-    lines = [
-        line for line in test if line["kind"] == "counts" and line["set"] == "test" and line["temperature"] == last
-    ]
     starts = {line["warm_start"]: figures(line) for line in lines if line["method"] == "start"}
     runs: dict[str, dict[int, list[dict[str, float]]]] = {}
     for line in lines:
         if line["method"] != "start":
             of = runs.setdefault(line["method"], {}).setdefault(line["seed"], [starts[line["warm_start"]]])
             of.append(figures(line))
-    ends = [max(run, key=lambda one: one["pass@1"])["pass@1"] for of in runs.values() for run in of.values()]
-    first = min(start["pass@1"] for start in starts.values())
-    levels = [level / 1000 for level in range(25, 1000, 25) if first < level / 1000 <= max(ends)]
+    highest = max(one["pass@1"] for of in runs.values() for run in of.values() for one in run)
+    first = max(start["pass@1"] for start in starts.values())
+    levels = [level / 1000 for level in range(25, 1000, 25) if first < level / 1000 <= highest]
     rows = []
     for name in (name for name in experiment.methods if name in runs):
         cells = []
         for level in levels:
-            fronts = [
-                max((one["distinct"] for one in run if one["pass@1"] >= level), default=None)
-                for run in runs[name].values()
-            ]
-            there = [front for front in fronts if front is not None]
-            text = cell("distinct", estimate(there)) if there else "none"
-            cells.append(text if len(there) == len(fronts) else f"{text}, {len(there)} of {len(fronts)} runs")
+            fronts = [[one["distinct"] for one in run if one["pass@1"] >= level] for run in runs[name].values()]
+            reached = [max(front) for front in fronts if front]
+            whole = len(reached) == len(fronts)
+            cells.append(cell("distinct", reached) if whole else f"reached by {len(reached)} of {len(fronts)} runs")
         rows.append([experiment.methods[name].label, *cells])
     intro = (
-        "Distinct correct answers of the most diverse checkpoint whose pass@1 is at least that of the column (the "
-        "starting model counts as one), mean over seeds: what stopping early would give."
+        "What stopping early would give: distinct correct answers of the most diverse checkpoint whose pass@1 is at "
+        "least that of the column, mean over runs. Checkpoints are picked on the prompts that they are shown on, for "
+        "all methods alike."
     )
     return intro + "\n\n" + table(["", *(f"{100 * level:.1f} %" for level in levels)], rows)
 
 
-def _search(experiment: Experiment, lines: Sequence[Line]) -> str:
-    chosen = choose(experiment, lines)
+def _search(experiment: Experiment, chosen: dict[str, Settings], lines: Sequence[Line]) -> str:
+    last, temperature = max(experiment.evaluation.steps), experiment.evaluation.temperatures[-1]
+    ends = [line for line in lines if line["kind"] == "counts"]
+    ends = [line for line in ends if (line["step"], line["temperature"]) == (last, temperature)]
     rows = []
     for name, method in experiment.methods.items():
         for trial in method.trials:
-            found = [
-                figures(line)
-                for line in lines
-                if line["kind"] == "counts"
-                and line["temperature"] == experiment.evaluation.temperatures[-1]
-                and line["method"] == (method.search_of or name)
-                and key(line["settings"]) == key(trial)
-                and line["step"] == max(experiment.evaluation.steps)
-            ]
-            cells = [cell(column, estimate([one[column] for one in found])) for column in ("pass@1", "distinct")]
+            who = (method.search_of or name, experiment.identity(experiment.settings_of(name, trial)))
+            found = [figures(line) for line in ends if (line["method"], line["of"]) == who]
+            cells = [cell(column, [one[column] for one in found]) for column in ("pass@1", "distinct")]
             settings = ", ".join(f"{setting} {value}" for setting, value in trial.items()) or "as given"
             rows.append([method.label, settings, *cells, "chosen" if trial == chosen[name] else ""])
     baseline = experiment.methods[experiment.baseline].label

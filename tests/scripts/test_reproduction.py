@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from reproduction import results
 from reproduction.evaluate import count
 from reproduction.experiment import FOLDER, load
-from reproduction.tables import at_equal_accuracy
+from reproduction.tables import at_equal_accuracy, cell
 
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -61,29 +62,33 @@ def test_the_interval_over_seeds_holds_the_mean_of_95_of_100_draws():
         interval = results.estimate(rng.normal(3.0, 2.0, size=6))
         inside += interval.low <= 3.0 <= interval.high
     assert 0.94 < inside / 2000 < 0.96
-    assert results.estimate([0.5]).low is None
+    assert results.estimate([0.5, 0.6]).low is None
+
+
+POLYNOMIAL = load("polynomial")
+SMALL = POLYNOMIAL.model_copy(
+    update={
+        "search_seeds": [101],
+        "slack": 0.05,
+        "evaluation": POLYNOMIAL.evaluation.model_copy(update={"every": 5, "steps": [5, 10]}),
+        "methods": {
+            "grpo": POLYNOMIAL.methods["grpo"].model_copy(update={"trials": [{"LR": 1}, {"LR": 2}]}),
+            "other": POLYNOMIAL.methods["grpo"].model_copy(update={"trials": [{"C": 1}, {"C": 2}]}),
+        },
+    }
+)
 
 
 def counts(method, settings, correct, distinct, seed=101, **other):
-    line = {"kind": "counts", "method": method, "settings": settings, "seed": seed, "set": "validation", "n": 10}
-    line["temperature"] = 1.0
-    return {**line, "step": 10, "correct": correct, "distinct": distinct, **other}
+    of = SMALL.identity(SMALL.settings_of(method, settings)) if method in SMALL.methods else SMALL.identity()
+    line = {"kind": "counts", "method": method, "settings": settings, "of": of, "seed": seed, "set": "validation"}
+    return {**line, "n": 10, "temperature": 1.0, "step": 10, "correct": correct, "distinct": distinct, **other}
 
 
 class TestTheChosenTrial:
     @pytest.fixture
     def experiment(self):
-        return load("polynomial").model_copy(
-            update={
-                "search_seeds": [101],
-                "slack": 0.05,
-                "evaluation": load("polynomial").evaluation.model_copy(update={"every": 5, "steps": [5, 10]}),
-                "methods": {
-                    "grpo": load("polynomial").methods["grpo"].model_copy(update={"trials": [{"LR": 1}, {"LR": 2}]}),
-                    "other": load("polynomial").methods["grpo"].model_copy(update={"trials": [{"C": 1}, {"C": 2}]}),
-                },
-            }
-        )
+        return SMALL
 
     GRPO = (counts("grpo", {"LR": 1}, [9, 9], [1, 1]), counts("grpo", {"LR": 2}, [10, 9], [1, 1]))
 
@@ -119,6 +124,65 @@ class TestTheChosenTrial:
         tried = [counts("other", {"C": 1}, [9, 9], [3, 3]), counts("other", {"C": 2}, [4, 4], [9, 9])]
         assert results.choose(both, [*self.GRPO, *tried])["one"] == {"C": 7}
         assert results.choose(experiment.model_copy(update={"methods": one}), []) == {"one": {"C": 7}}
+
+
+class TestLinesInForce:
+    CHOSEN = ({"grpo": {"LR": 1}, "other": {"C": 2}},)
+
+    def test_are_of_the_chosen_trial_and_the_seeds_of_the_report(self):
+        seed = SMALL.seeds[0]
+        good = counts("grpo", {"LR": 1}, [9], [1], seed, set="test")
+        others = [
+            counts("grpo", {"LR": 2}, [8], [1], seed, set="test"),  # another trial
+            counts("grpo", {"LR": 1}, [7], [1], 77, set="test"),  # a seed that the file no longer names
+            {**good, "of": "0123456789ab", "correct": [6]},  # settings that the file no longer has
+        ]
+        assert results.in_force(SMALL, [good, *others], *self.CHOSEN) == [good]
+
+    def test_of_one_that_is_there_twice_are_the_last(self):
+        first, last = (counts("other", {"C": 2}, [n], [1], SMALL.seeds[0]) for n in (3, 4))
+        assert results.in_force(SMALL, [first, last], *self.CHOSEN) == [last]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"settings": {**SMALL.settings, "ROLLOUT_N": 9}},
+            {"data": {**SMALL.data, "seed": 12}},
+            {"validation": 50},
+            {"evaluation": SMALL.evaluation.model_copy(update={"n": 32})},
+            {"evaluation": SMALL.evaluation.model_copy(update={"steps": [5, 15]})},
+            {"warm_starts": SMALL.warm_starts.model_copy(update={"options": {"steps": 7}})},
+        ],
+    )
+    def test_are_none_of_those_before_a_change_of_what_a_result_depends_on(self, change):
+        line = counts("grpo", {"LR": 1}, [9], [1], SMALL.seeds[0])
+        assert results.in_force(SMALL, [line], *self.CHOSEN)
+        assert not results.in_force(SMALL.model_copy(update=change), [line], *self.CHOSEN)
+
+
+def test_a_line_that_was_cut_off_is_neither_read_nor_in_the_way_of_the_next(tmp_path):
+    path = tmp_path / "x.jsonl"
+    results.append(path, [{"a": 1}, {"a": 2}])
+    with path.open("a") as file:
+        file.write('{"a": 3, "b')
+    assert results.read(path) == [{"a": 1}, {"a": 2}]
+    results.append(path, [{"a": 4}])
+    assert results.read(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shown"),
+    [
+        ("distinct", [2.0], "2.00"),
+        ("distinct", [2.0, 4.0], "3.00 (2.00, 4.00)"),
+        ("distinct", [2.0, 3.0, 4.0], "3.00 (0.52 to 5.48)"),
+        ("pass@1", [0.99, 0.995, 1.0], "99.5 % (98.3 to 100.0)"),
+        ("mode", [math.nan, 2.0], "2.00, 1 of 2 runs"),
+        ("mode", [math.nan], "none"),
+    ],
+)
+def test_a_cell_shows_no_interval_of_two_and_no_share_above_all(name, values, shown):
+    assert cell(name, values) == shown
 
 
 class TestAnExperimentThatExtendsAnother:
@@ -173,10 +237,12 @@ def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_c
     rows = at_equal_accuracy(load("polynomial"), lines).splitlines()
     cells = {name: rest for name, *rest in ([one.strip() for one in row.split("|")[1:-1]] for row in rows[2:])}
     at = dict(zip(cells[""], cells["GRPO"], strict=True))
-    assert at["52.5 %"].startswith("3.50 ")  # step 5 of both seeds
-    assert at["62.5 %"].startswith("2.50 ")  # of the second, its end
-    assert at["82.5 %"].startswith("1.50 ")
-    assert at["90.0 %"].startswith("1.50 ")
+    assert at["52.5 %"] == "3.50 (3.00, 4.00)"  # step 5 of both seeds
+    assert at["62.5 %"] == "2.50 (3.00, 2.00)"  # the end of the second
+    assert at["82.5 %"] == "1.50 (1.00, 2.00)"
+    assert at["90.0 %"] == "1.50 (1.00, 2.00)"
     assert dict(zip(cells[""], cells["SetPO"], strict=True)) == {
         level: "6.00" if float(level[:4]) <= 60 else "5.00" for level in at
     }
+    short = at_equal_accuracy(load("polynomial"), [*lines, line("set_loo", 2, 5, 6, 9)]).splitlines()[-1]
+    assert short.endswith("| reached by 1 of 2 runs |")
