@@ -161,7 +161,8 @@ def _search(experiment: Experiment, chosen: dict[str, Settings], lines: Sequence
             who = (method.search_of or name, experiment.identity(experiment.settings_of(name, trial)))
             found = [figures(line) for line in ends if (line["method"], line["of"]) == who]
             cells = [cell(column, [one[column] for one in found]) for column in ("pass@1", "distinct")]
-            settings = ", ".join(f"{setting} {value}" for setting, value in trial.items()) or "as given"
+            everything = experiment.settings_of(name, trial)
+            settings = ", ".join(f"{setting} {value}" for setting, value in everything.items() if setting != "METHOD")
             rows.append([method.label, settings, *cells, "chosen" if trial == chosen[name] else ""])
     baseline = experiment.methods[experiment.baseline].label
     seeds = ", ".join(map(str, experiment.search_seeds))
