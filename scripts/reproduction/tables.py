@@ -53,8 +53,9 @@ def _setting(experiment: Experiment) -> str:
         f"{max(experiment.evaluation.steps)} steps of {experiment.settings['TRAIN_BATCH_SIZE']} prompts x "
         f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
         f"Means over runs of other seeds, on {starts} starting models in turn, the 95 % interval of the mean by "
-        "Student's t, and the one of a further run. They are intervals over seeds: other prompts, and other starting models, may differ by "
-        "more. Of fewer than three runs the values are shown instead. Drawn again from the results by "
+        "Student's t, and the one of a further run. They are intervals over seeds: other prompts, and other starting "
+        "models, may differ by more. Of fewer than three runs the values are shown instead. Drawn again from the "
+        "results by "
         f"`python scripts/reproduce.py show {experiment.name}`; one run again, beside what is published: "
         f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --results runs/again`."
     )
