@@ -13,6 +13,7 @@ RUN_DIR=${RUN_DIR:-runs/$TASK/$METHOD}
 STEPS=${STEPS:-40}
 TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-16} # prompts a step
 ROLLOUT_N=${ROLLOUT_N:-8}
+MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-24}
 LR=${LR:-1e-3}
 COEF=${COEF:-5}                          # set_loo, grpo_div: weight of diversity
 SET_SIZE=${SET_SIZE:-4}                  # poly_epo, coverage: rollouts in a set
@@ -31,7 +32,7 @@ DATA=(
     data.val_files="$DATA_DIR/test.parquet"
     data.train_batch_size="$TRAIN_BATCH_SIZE"
     data.max_prompt_length=32
-    data.max_response_length=24
+    data.max_response_length="$MAX_RESPONSE_LENGTH"
     data.seed="$SEED"
 )
 
@@ -44,7 +45,7 @@ ACTOR=(
     actor_rollout_ref.actor.ppo_mini_batch_size="$TRAIN_BATCH_SIZE"
     actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=$((TRAIN_BATCH_SIZE * ROLLOUT_N))
     actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm
-    'actor_rollout_ref.actor.loss_scale_factor=${data.max_response_length}'
+    actor_rollout_ref.actor.loss_scale_factor="$MAX_RESPONSE_LENGTH"
     actor_rollout_ref.actor.fsdp_config.seed="$SEED"
 )
 

@@ -52,7 +52,7 @@ case $METHOD in
         LOSS=(
             algorithm.norm_adv_by_std_in_grpo=False
             actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm
-            'actor_rollout_ref.actor.loss_scale_factor=${data.max_response_length}'
+            actor_rollout_ref.actor.loss_scale_factor="$MAX_RESPONSE_LENGTH"
         ) ;;
     gspo)
         CLIP_RATIO_LOW=${CLIP_RATIO_LOW:-3e-4} CLIP_RATIO_HIGH=${CLIP_RATIO_HIGH:-4e-4}

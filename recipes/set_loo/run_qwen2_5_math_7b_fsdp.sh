@@ -80,7 +80,7 @@ case ${METHOD#set_loo+} in
         LR=${LR:-3e-6} CLIP_RATIO_LOW=${CLIP_RATIO_LOW:-0.2} CLIP_RATIO_HIGH=${CLIP_RATIO_HIGH:-0.2} COEF=${COEF:-0}
         LOSS=(
             actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm
-            'actor_rollout_ref.actor.loss_scale_factor=${data.max_response_length}'
+            actor_rollout_ref.actor.loss_scale_factor="$MAX_RESPONSE_LENGTH"
         ) ;;
     *) echo "METHOD=$METHOD is unknown: use set_loo+grpo, set_loo+gspo, set_loo+dapo, grpo, gspo, dapo or grpo_div." >&2 && exit 2 ;;
 esac

@@ -73,7 +73,7 @@ def curves(folder: Path, experiment: Experiment, settings: Settings) -> dict[str
     rows = [json.loads(line)["data"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "timing_s/step" in row]
     everything = {**experiment.settings, **settings}
-    max_response_length = everything.get("data.max_response_length", 24)  # the recipe's
+    max_response_length = everything.get("MAX_RESPONSE_LENGTH", 24)  # the recipe's
     if LOSS_AGG_MODE not in everything:
         # verl aggregates entropy as the loss: here a response's sum over its tokens, divided by the longest allowed.
         for row in rows:

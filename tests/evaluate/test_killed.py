@@ -90,7 +90,7 @@ def test_ctrl_c_ends_it_with_a_sentence_and_no_process_is_left(start, model, pol
     assert wait_until(lambda: lines(out / PART) >= 5, 120)
     process.send_signal(signal.SIGINT)
     _, wrong = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, wrong
     there = lines(out / PART)
     assert 5 <= there < ROWS * N
     assert wrong == f"Stopped: {there} of {ROWS * N} samples are in {out}; the same command draws the others.\n"
