@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from reproduction.experiment import Experiment, Settings
+from reproduction.experiment import Experiment, Settings, load
 from verl_setpo.evaluation import pass_at_k
 
 Line = dict[str, Any]
@@ -119,9 +119,11 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     chosen = {name: method.trials[0] for name, method in experiment.methods.items() if len(method.trials) == 1}
     if len(chosen) == len(experiment.methods):
         return chosen
-    end = ("counts", max(experiment.evaluation.steps), "validation", experiment.evaluation.temperatures[-1])
+    # Another experiment's search was run with the settings of that one, such as its number of rollouts.
+    of_search = load(experiment.search_of) if experiment.search_of else experiment
+    end = ("counts", max(of_search.evaluation.steps), "validation", of_search.evaluation.temperatures[-1])
     ends: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for line in in_force(experiment, lines):
+    for line in in_force(of_search, lines):
         if tuple(line.get(name) for name in ("kind", "step", "set", "temperature")) == end:
             ends.setdefault((line["method"], line["of"]), []).append(figures(line))
     trials: dict[str, list[tuple[float, float, Settings]]] = {}
@@ -129,9 +131,9 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
         if name in chosen and name != experiment.baseline:
             continue
         for trial in method.trials:
-            of = experiment.identity(experiment.settings_of(name, trial))
+            of = of_search.identity(of_search.settings_of(name, trial))
             runs = ends.get((method.search_of or name, of), [])
-            if len(runs) < len(experiment.search_seeds):
+            if len(runs) < len(of_search.search_seeds):
                 raise ValueError(f"{experiment.name}: the trial {trial} of {name} has not been run: `run` first")
             means = [float(np.mean([run[figure] for run in runs])) for figure in ("pass@1", "distinct")]
             trials.setdefault(name, []).append((means[0], means[1], trial))

@@ -210,6 +210,22 @@ class TestAnExperimentThatExtendsAnother:
             load("wide")
 
 
+def test_the_search_of_another_experiment_counts_although_its_settings_are_others():
+    seven, three = load("countdown"), load("countdown_3")
+    lines = []
+    for name, method in seven.methods.items():
+        for number, trial in enumerate(method.trials):
+            of = seven.identity(seven.settings_of(name, trial))
+            more = {"step": 100, "seed": seven.search_seeds[0], "of": of}
+            lines.append(counts(name, trial, [number + 1], [number + 1], **more))
+    chosen = results.choose(three, lines)
+    assert three.settings["ROLLOUT_N"] == 3
+    assert chosen["set_loo"] == seven.methods["set_loo"].trials[-1]
+    assert chosen["poly_epo"] == {}
+    with pytest.raises(ValueError, match="has not been run"):
+        results.choose(three, [line for line in lines if line["method"] != "set_loo_gspo"])
+
+
 def test_samples_are_counted_by_prompt_and_strategies_where_the_reward_names_them(tmp_path):
     samples = [
         ("a_0_0", 1.0, {"pred": "(1,2)"}),
