@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -102,8 +103,8 @@ def title(shown: Shown, prompts: int) -> str:
 def _table(headers: Sequence[str], left: Iterable[int] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False)
     for place, header in enumerate(headers):
-        justify = "left" if place == 0 or place in left else "right"
-        table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=place not in left)  # type: ignore[arg-type]
+        justify: JustifyMethod = "left" if place == 0 or place in left else "right"
+        table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=place not in left)
     return table
 
 
