@@ -32,6 +32,12 @@ def ray_logs():
     del os.environ[KEY_ENV], os.environ[WRONG_KEY_ENV]
 
 
+@pytest.fixture(autouse=True)
+def same_environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filtering in `datasets` leaves a copy in place of os.environ; rich would go on reading the old one."""
+    monkeypatch.setattr(os, "environ", os.environ)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Trainings first: the longest files of all, which nobody should be left with at the end."""
     items.sort(key=lambda item: "end_to_end" not in item.nodeid)
