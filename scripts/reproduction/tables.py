@@ -31,7 +31,8 @@ def write(
         for temperature in experiment.evaluation.temperatures:
             lines = [line for line in counts if (line["set"], line["temperature"]) == (held_out, temperature)]
             if lines:
-                parts += [f"## At the end of training: {where}, temperature {temperature:g}", _ends(experiment, lines)]
+                title = f"## At the end of training: {where}, temperature {temperature:g}"
+                parts += [title, _ends(experiment, lines), against_baseline(experiment, lines)]
     temperature = experiment.evaluation.temperatures[-1]
     lines = [line for line in counts if (line["set"], line["temperature"]) == ("test", temperature)]
     if lines:
@@ -43,7 +44,7 @@ def write(
     elif experiment.search_of:
         other = experiment.search_of
         parts.append(f"Settings are those that the search of [{other}]({other}.md) chose, where there was a choice.")
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
 def _setting(experiment: Experiment) -> str:
@@ -91,6 +92,7 @@ def cell(name: str, values: Sequence[float], one_more: bool = False) -> str:
     if not there:
         return "none"
     value, share = estimate(there), name in PERCENT or name.startswith("pass@")
+    least, most = -math.inf if name == "points" else 0.0, 1.0 if share else math.inf
 
     def show(number: float) -> str:
         return f"{100 * number:.1f}" if share else f"{number:.2f}"
@@ -98,7 +100,7 @@ def cell(name: str, values: Sequence[float], one_more: bool = False) -> str:
     text = show(value.mean) + (" %" if share else "")
     low, high = (value.one_low, value.one_high) if one_more else (value.low, value.high)
     if low is not None and high is not None:
-        text += f" ({show(max(0.0, low))} to {show(min(1.0, high) if share else high)})"
+        text += f" ({show(max(least, low))} to {show(min(most, high))})"
     elif len(there) == 2:
         text += f" ({show(there[0])}, {show(there[1])})"
     return text if len(there) == len(values) else f"{text}, {len(there)} of {len(values)} runs"
@@ -124,6 +126,27 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
     return table(["", *columns.values(), *expected.values(), "runs"], rows)
 
 
+def against_baseline(experiment: Experiment, lines: Sequence[Line]) -> str:
+    """Each method's end beside the baseline's of the same seed, so of the same starting model."""
+    ends = [line for line in lines if line["step"] == max(experiment.evaluation.steps)]
+    by_seed: dict[str, dict[int, dict[str, float]]] = {}
+    for line in ends:
+        by_seed.setdefault(line["method"], {})[line["seed"]] = figures(line)
+    base = by_seed.pop(experiment.baseline, {})
+    rows = []
+    for name in (name for name in experiment.methods if name in by_seed):
+        pairs = [(of, base[seed]) for seed, of in sorted(by_seed[name].items()) if seed in base]
+        if pairs:
+            points = [100 * (of["pass@1"] - other["pass@1"]) for of, other in pairs]
+            cells = [cell("points", points)]
+            for column in ("distinct", "mode", "width"):
+                cells.append(cell("times", [of[column] / (other[column] or math.nan) for of, other in pairs]))
+            rows.append([experiment.methods[name].label, *cells, str(len(pairs))])
+    label = experiment.methods[experiment.baseline].label
+    head = ["", "points of pass@1", "times distinct", "times average mode", "times problems with 2 or more", "pairs"]
+    return f"Against {label}, seed by seed:\n\n" + table(head, rows) if rows else ""
+
+
 def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     """The front of the runs: what is the most diverse checkpoint that is accurate enough?"""
     starts = {line["warm_start"]: figures(line) for line in lines if line["method"] == "start"}
@@ -134,7 +157,7 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
             of.append(figures(line))
     highest = max(one["pass@1"] for of in runs.values() for run in of.values() for one in run)
     first = max(start["pass@1"] for start in starts.values())
-    levels = [level / 1000 for level in range(25, 1000, 25) if first < level / 1000 <= highest]
+    levels = [level / 1000 for level in (*range(25, 951, 25), 960, 970, 980, 990) if first < level / 1000 <= highest]
     rows = []
     for name in (name for name in experiment.methods if name in runs):
         cells = []

@@ -85,15 +85,15 @@ def test_a_killed_evaluation_ends_in_the_bytes_of_one_that_was_not(evaluated, st
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_with_a_sentence_and_no_process_is_left(start, model, polynomials, tmp_path):
-    out = tmp_path / "stopped"
-    process = start(model, "--data", polynomials / "test.parquet", "--out", out, *SAMPLING, *SLOWLY)
+    out, n = tmp_path / "stopped", 16 * N  # so many that it is not over before a busy machine gets to the signal
+    process = start(model, "--data", polynomials / "test.parquet", "--out", out, *SAMPLING, "--n", n, *SLOWLY)
     assert wait_until(lambda: lines(out / PART) >= 5, 120)
     process.send_signal(signal.SIGINT)
     _, wrong = process.communicate(timeout=30)
     assert process.returncode == 130, wrong
     there = lines(out / PART)
-    assert 5 <= there < ROWS * N
-    assert wrong == f"Stopped: {there} of {ROWS * N} samples are in {out}; the same command draws the others.\n"
+    assert 5 <= there < ROWS * n
+    assert wrong == f"Stopped: {there} of {ROWS * n} samples are in {out}; the same command draws the others.\n"
     assert not processes_of(out)
 
 

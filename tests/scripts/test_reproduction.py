@@ -11,7 +11,7 @@ import pytest
 from reproduction import results
 from reproduction.evaluate import count
 from reproduction.experiment import FOLDER, load
-from reproduction.tables import at_equal_accuracy, cell
+from reproduction.tables import against_baseline, at_equal_accuracy, cell
 
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -177,6 +177,7 @@ def test_a_line_that_was_cut_off_is_neither_read_nor_in_the_way_of_the_next(tmp_
         ("distinct", [2.0, 4.0], "3.00 (2.00, 4.00)"),
         ("distinct", [2.0, 3.0, 4.0], "3.00 (0.52 to 5.48)"),
         ("pass@1", [0.99, 0.995, 1.0], "99.5 % (98.3 to 100.0)"),
+        ("points", [-1.0, 0.0, 1.0], "0.00 (-2.48 to 2.48)"),
         ("mode", [math.nan, 2.0], "2.00, 1 of 2 runs"),
         ("mode", [math.nan], "none"),
     ],
@@ -238,6 +239,26 @@ def test_samples_are_counted_by_prompt_and_strategies_where_the_reward_names_the
     file = tmp_path / "5.jsonl"
     file.write_text("".join(json.dumps({"uid": uid, "acc": acc, **more}) + "\n" for uid, acc, more in samples))
     assert count(file) == {"correct": [2, 2, 0], "distinct": [1, 2, 0]}
+
+
+def test_a_method_is_compared_with_the_baseline_of_the_same_seed():
+    last = max(load("polynomial").evaluation.steps)
+
+    def line(method, seed, correct, distinct, step=last):
+        return counts(method, {}, correct, distinct, seed, **{"set": "test", "step": step, "warm_start": 1})
+
+    lines = [line("grpo", 1, [10, 10], [1, 3]), line("grpo", 2, [8, 8], [1, 1]), line("set_loo", 2, [8, 6], [4, 2])]
+    lines += [line("set_loo", 1, [9, 9], [4, 4]), line("set_loo", 3, [1, 1], [1, 1]), line("set_loo", 1, [1], [1], 5)]
+    *_, only = against_baseline(load("polynomial"), lines).splitlines()
+    assert [one.strip() for one in only.split("|")[1:-1]] == [
+        "SetPO",
+        "-10.00 (-10.00, -10.00)",
+        "2.50 (2.00, 3.00)",
+        "1.33, 1 of 2 runs",  # of the second GRPO no problem has two answers
+        "2.00, 1 of 2 runs",
+        "2",
+    ]
+    assert against_baseline(load("polynomial"), lines[:2]) == ""
 
 
 def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_counts():
