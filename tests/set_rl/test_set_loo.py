@@ -186,6 +186,12 @@ def test_lone_answer_gets_most_credit_among_equal_ones():
     assert credit_N[7].item() == pytest.approx(0.15, abs=0.01)
 
 
+@pytest.mark.parametrize(("count", "credit"), [(4, 0.310), (8, 0.151), (16, 0.075), (32, 0.037)])
+def test_credit_of_a_lone_answer_falls_as_the_group_grows(count, credit):
+    credit_N = set_loo(equality_kernel(torch.tensor([[1] + [0] * (count - 1)])))[0]
+    assert credit_N[0].item() == pytest.approx(credit, abs=5e-4)
+
+
 def test_ragged_prompts_do_not_touch_each_other():
     generator = torch.Generator().manual_seed(0)
     kernel_PNN = torch.rand(3, 6, 6, generator=generator, dtype=torch.float64)
