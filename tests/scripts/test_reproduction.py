@@ -217,12 +217,12 @@ def test_the_search_of_another_experiment_counts_although_its_settings_are_other
     for name, method in seven.methods.items():
         for number, trial in enumerate(method.trials):
             of = seven.identity(seven.settings_of(name, trial))
-            more = {"step": 100, "seed": seven.search_seeds[0], "of": of}
+            more = {"step": max(seven.evaluation.steps), "seed": seven.search_seeds[0], "of": of}
             lines.append(counts(name, trial, [number + 1], [number + 1], **more))
     chosen = results.choose(three, lines)
     assert three.settings["ROLLOUT_N"] == 3
     assert chosen["set_loo"] == seven.methods["set_loo"].trials[-1]
-    assert chosen["poly_epo"] == {}
+    assert chosen["poly_epo"] == three.methods["poly_epo"].trials[0]
     with pytest.raises(ValueError, match="has not been run"):
         results.choose(three, [line for line in lines if line["method"] != "set_loo_gspo"])
 
