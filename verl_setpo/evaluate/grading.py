@@ -7,6 +7,7 @@ its score and nothing else.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import queue
@@ -178,7 +179,7 @@ class _Process:
         process = self._process
         assert process is not None
         assert process.stdin is not None
-        assert process.stdout is not None
+        assert isinstance(process.stdout, io.BufferedReader)
         deadline = time.monotonic() + limit_s
         try:
             process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -186,7 +187,7 @@ class _Process:
             line = b""
             while not line.endswith(b"\n"):
                 ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-                block = process.stdout.read1(1 << 16) if ready else b""  # type: ignore[attr-defined]
+                block = process.stdout.read1(1 << 16) if ready else b""
                 if not block:
                     return None
                 line += block
