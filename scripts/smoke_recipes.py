@@ -158,8 +158,8 @@ def check_readers(config: Any) -> None:
     from omegaconf import OmegaConf
 
     from verl_setpo.signals import build_signal
+    from verl_setpo.trainer.config_check import check_config
     from verl_setpo.trainer.inputs_check import check_inputs
-    from verl_setpo.trainer.settings import check_config
 
     method = check_config(config)
     config.trainer.device = "cpu"  # the GPUs that a recipe asks for are not here

@@ -21,8 +21,9 @@ CURVES = {"pass@1": "pass@1", "distinct": "distinct correct answers a problem", 
 
 def draw(experiment: Experiment, lines: Sequence[Line], folder: Path) -> None:
     """EXPERIMENT.training.png, .front.png and .pass_at_k.png; several temperatures are drawn one below the other."""
-    colours = {name: f"C{number}" for number, name in enumerate(experiment.methods)}
     counts = [line for line in lines if line["kind"] == "counts"]
+    run = {line["method"] for line in counts}
+    colours = {name: f"C{number}" for number, name in enumerate(experiment.methods) if name in run}
     _training(experiment, counts, [line for line in lines if line["kind"] == "curves"], colours, folder)
     _front(experiment, counts, colours, folder)
     _pass_at_k(experiment, counts, colours, folder)
@@ -80,8 +81,6 @@ def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, st
     found = _of(counts, set="test", temperature=temperature)
     for method, colour in colours.items():
         points = [figures(line) for line in _of(found, method=method)]
-        if not points:
-            continue
         axis.scatter([one["pass@1"] for one in points], [one["distinct"] for one in points], s=12, color=colour,
                      alpha=0.6, linewidths=0, label=experiment.methods[method].label)  # fmt: skip
     starts = [figures(line) for line in _of(found, method="start")]

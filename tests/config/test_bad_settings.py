@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from tests.trainer.conftest import compose_config
-from verl_setpo.trainer.settings import check_config
+from verl_setpo.trainer.config_check import check_config
 from verl_setpo.trainer.start_check import StartCheck
 
 LOO = ("+set_rl=set_loo",)

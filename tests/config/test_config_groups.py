@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.trainer.conftest import compose_config
 from verl_setpo.signals import build_signal
-from verl_setpo.trainer.settings import SetRLSettings, check_config, read_settings
+from verl_setpo.trainer.config_check import check_config
+from verl_setpo.trainer.settings import SetRLSettings, read_settings
 
 GROUPS = {"set_loo": "set_loo", "poly_epo": "poly_epo", "pass_at_n": "set_rl", "grpo_div": "grpo_div"}
 each_group = pytest.mark.parametrize("group", list(GROUPS))

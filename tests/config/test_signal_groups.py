@@ -13,7 +13,7 @@ from verl_setpo.signals.embedding.endpoint import EndpointEmbedderSettings
 from verl_setpo.signals.embedding.local import LocalEmbedderSettings
 from verl_setpo.signals.judge import JudgeSettings
 from verl_setpo.signals.store.settings import StoreSettings
-from verl_setpo.trainer.settings import check_config
+from verl_setpo.trainer.config_check import check_config
 
 URL = "algorithm.set_rl.signal.base_url=http://node1:8000/v1"
 N = "actor_rollout_ref.rollout.n=8"

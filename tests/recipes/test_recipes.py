@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from verl_setpo.trainer.settings import check_config
+from verl_setpo.trainer.config_check import check_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path for path in (REPOSITORY / "recipes").glob("*/run_*.sh") if path.parent.name != "cpu")

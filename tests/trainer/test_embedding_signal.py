@@ -18,7 +18,7 @@ from tests.trainer.test_judge_signal import SIGNAL, generate
 from verl_setpo.set_rl import cosine_kernel, set_loo
 from verl_setpo.signals import Rollout, build_signal
 from verl_setpo.signals.store.shard import Reply
-from verl_setpo.trainer.settings import check_config
+from verl_setpo.trainer.config_check import check_config
 
 COEF = 0.5
 LOO = ("+set_rl=set_loo", f"algorithm.set_rl.coef={COEF}", "algorithm.set_rl.max_failed_fraction=1")

@@ -12,7 +12,7 @@ from tests.trainer.conftest import Row, compose_config, compute, make_trainer
 from tests.trainer.test_reward_manager import manager_of, outputs, run
 from verl_setpo.tasks.multiplication import Problem
 from verl_setpo.tasks.rewards import compute_score
-from verl_setpo.trainer.settings import check_config
+from verl_setpo.trainer.config_check import check_config
 
 POLY = ("+set_rl=poly_epo", "algorithm.set_rl.set_size=2")
 FIELD = "+algorithm.set_rl.signal.field=strategy"

@@ -16,7 +16,7 @@ from tests.trainer import exact
 from tests.trainer.batches import assert_same_bits, by_key, groups_of, rewards_of
 from tests.trainer.conftest import EOS, Row, Tokenizer, compose_config, compute, make_trainer
 from tests.trainer.test_reward_manager import outputs
-from verl_setpo.trainer.settings import check_config
+from verl_setpo.trainer.config_check import check_config
 
 SET_SIZE = 2
 POLY = ("+set_rl=poly_epo", "+set_rl/signal=judge", f"algorithm.set_rl.set_size={SET_SIZE}")

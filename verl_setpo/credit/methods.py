@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_setpo.credit.options import in_options, option
 from verl_setpo.signals.store.settings import PREFIX
-from verl_setpo.trainer.settings import MIN_GROUP_SET_LOO, Method, SetRLSettings, check_config
+from verl_setpo.trainer.config_check import Method, check_config
+from verl_setpo.trainer.settings import MIN_GROUP_SET_LOO, SetRLSettings
 
 BASES = {"grpo": True, "grpo_no_std": False}
 """verl's GRPO, and whether it divides by the standard deviation (`algorithm.norm_adv_by_std_in_grpo`)."""

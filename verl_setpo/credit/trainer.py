@@ -15,9 +15,10 @@ from verl_setpo.credit.chunks import Chunk, one_strategy
 from verl_setpo.credit.methods import BASES, Choice, check
 from verl_setpo.signals import Rollout, Signal, SignalBatch
 from verl_setpo.trainer.advantages import SetAdvantageMixin
+from verl_setpo.trainer.config_check import Method
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.rows import Rows, first_token
-from verl_setpo.trainer.settings import WITH_COEF, Method
+from verl_setpo.trainer.settings import WITH_COEF
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from verl_setpo.signals import AnswerClusters, Signal
 from verl_setpo.signals.answer import ANSWER_FIELD
 from verl_setpo.signals.ngram import NgramKernel
 from verl_setpo.trainer import advantages, rows
+from verl_setpo.trainer.config_check import check_config
 from verl_setpo.trainer.modes import SetRLMixin
-from verl_setpo.trainer.settings import WITH_COEF, check_config
+from verl_setpo.trainer.settings import WITH_COEF
 
 SEED = 0
 

@@ -9,15 +9,9 @@ from omegaconf import DictConfig
 from verl_setpo.doctor.check import Check, sentence
 from verl_setpo.doctor.command_line import ENTRYPOINT, compose_run
 from verl_setpo.preflight import find_mistake
+from verl_setpo.trainer.config_check import TRAINER_MODES, Method, check_config, wrong_mode_message
 from verl_setpo.trainer.inputs_check import check_inputs
-from verl_setpo.trainer.settings import (
-    ESTIMATORS,
-    TRAINER_MODES,
-    WITH_COEF,
-    Method,
-    check_config,
-    wrong_mode_message,
-)
+from verl_setpo.trainer.settings import ESTIMATORS, WITH_COEF
 
 GROUPS = ("set_loo", "poly_epo", "pass_at_n", "grpo_div")
 EXAMPLE = ("actor_rollout_ref.rollout.n=8", "data.train_batch_size=64", "data.max_response_length=128")

@@ -22,9 +22,9 @@ from verl_setpo.doctor.group import ABANDONED
 from verl_setpo.doctor.model_tokenizer import load_tokenizer
 from verl_setpo.doctor.reward_rows import GARBAGE, objects, own_answers
 from verl_setpo.signals import Run
+from verl_setpo.trainer.config_check import Method, check_config
 from verl_setpo.trainer.prepare import prepare_config
 from verl_setpo.trainer.rows import GRADER_FAILED
-from verl_setpo.trainer.settings import Method, check_config
 
 LIMIT_S = 20.0
 """For all rows together: a reward that asks a model may take for ever."""

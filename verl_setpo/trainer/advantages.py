@@ -18,13 +18,14 @@ from verl.workers.utils.padding import response_to_nested
 
 from verl_setpo.signals import Rollout, Signal, collect_safely
 from verl_setpo.signals.answer import cluster_answers
+from verl_setpo.trainer.config_check import Method
 from verl_setpo.trainer.estimators import Step, min_group_size
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.metrics import StepReport, step_metrics
 from verl_setpo.trainer.rollout_log import rollout_rows, write_rollout_log
 from verl_setpo.trainer.rows import GRADER_FAILED, Rows, first_token
 from verl_setpo.trainer.schedule import AutoCoef, Schedule
-from verl_setpo.trainer.settings import Method, SetRLSettings
+from verl_setpo.trainer.settings import SetRLSettings
 
 logger = logging.getLogger(__name__)
 

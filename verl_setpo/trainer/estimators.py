@@ -26,9 +26,10 @@ from verl_setpo.set_rl import (
     set_loo,
 )
 from verl_setpo.signals import SignalBatch
+from verl_setpo.trainer.config_check import wrong_mode_message
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.schedule import AutoCoef
-from verl_setpo.trainer.settings import MIN_GROUP_SET_LOO, SetRLSettings, objective_of, wrong_mode_message
+from verl_setpo.trainer.settings import MIN_GROUP_SET_LOO, SetRLSettings, objective_of
 
 
 @dataclass

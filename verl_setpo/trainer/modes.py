@@ -30,10 +30,11 @@ from verl.utils import tensordict_utils as tu
 from verl_setpo.signals import Run, build_signal
 from verl_setpo.trainer.advantages import SetAdvantageMixin
 from verl_setpo.trainer.colocated_reward import compute_rewards
+from verl_setpo.trainer.config_check import check_config
 from verl_setpo.trainer.prepare import count_nodes, keep_warnings, prepare_config
 from verl_setpo.trainer.reward_manager import GROUP_SIZE
 from verl_setpo.trainer.schedule import AutoCoef
-from verl_setpo.trainer.settings import WITH_COEF, check_config
+from verl_setpo.trainer.settings import WITH_COEF
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from verl_setpo.signals import Run
-from verl_setpo.trainer.settings import TRAINER_MODES, Method
+from verl_setpo.trainer.config_check import TRAINER_MODES, Method
 
 
 def keep_warnings() -> None:

@@ -11,7 +11,8 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_setpo.signals import Rollout, Run, build_signal, question_of
 from verl_setpo.signals.answer import find_answer
-from verl_setpo.trainer.settings import inner_manager_class, read_settings
+from verl_setpo.trainer.config_check import inner_manager_class
+from verl_setpo.trainer.settings import read_settings
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ class StartCheck(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Raise SystemExit with one sentence; Hydra turns any other exception of a callback into a warning."""
+        from verl_setpo.trainer.config_check import TRAINER_MODES, check_config
         from verl_setpo.trainer.inputs_check import check_inputs
-        from verl_setpo.trainer.settings import TRAINER_MODES, check_config
 
         try:
             if config.algorithm.get("set_rl") is not None or config.trainer.v1.trainer_mode in TRAINER_MODES:
