@@ -8,7 +8,6 @@ import transfer_queue as tq
 from omegaconf import open_dict
 from transfer_queue import KVBatchMeta
 
-from tests.trainer import batches  # noqa: F401  (registers the signal test_line)
 from tests.trainer.conftest import compose_config
 from verl_setpo.doctor import dry_run as module
 from verl_setpo.doctor.check import isolated
