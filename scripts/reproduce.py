@@ -26,7 +26,7 @@ import typer
 from reproduction import results
 from reproduction.evaluate import evaluate
 from reproduction.experiment import Experiment, Settings, load
-from reproduction.inputs import make_data, make_warm_start
+from reproduction.inputs import fingerprint, make_data, make_warm_start
 from reproduction.processes import end_all
 from reproduction.tables import beside, write
 from reproduction.train import curves, train
@@ -162,15 +162,15 @@ def _sets(experiment: Experiment, stage: str, data: Path) -> dict[str, Path]:
 def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: Path) -> None:
     """Step 0 of all: the starting models."""
     of = experiment.identity()
-    there = {line["warm_start"] for line in results.read(file) if (line["method"], line["of"]) == ("start", of)}
+    there = {line.get("model") for line in results.read(file) if (line["method"], line["of"]) == ("start", of)}
     for seed in experiment.warm_starts.seeds:
-        if seed not in there:
+        warm_start = data.parent / f"warm_start_{seed}"
+        model = fingerprint(warm_start)
+        if model not in there:
             samples = folder / "samples" / f"{stage}-start-{seed}"
-            who = {"kind": "counts", "method": "start", "settings": {}, "of": of, "warm_start": seed, "seed": None}
-            counted = evaluate(
-                data.parent / f"warm_start_{seed}", experiment.evaluation, _sets(experiment, stage, data), samples
-            )
-            results.append(file, [{**who, **line} for line in counted])
+            who = {"kind": "counts", "method": "start", "settings": {}, "of": of, "warm_start": seed, "model": model}
+            counted = evaluate(warm_start, experiment.evaluation, _sets(experiment, stage, data), samples)
+            results.append(file, [{**who, "seed": None, **line} for line in counted])
             shutil.rmtree(samples)
 
 
@@ -207,11 +207,13 @@ def _in_parallel(jobs: int, work: Callable[[Any], object], items: Iterable[Any])
 
 def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[results.Line]:
     """Train, look at the checkpoints, and give the lines of the results."""
-    warm_start = experiment.warm_start_of(run.seed)
+    seed = experiment.warm_start_of(run.seed)
+    warm_start = data.parent / f"warm_start_{seed}"
+    start = {"warm_start": seed, "model": fingerprint(warm_start)}
     of, settings = run.of(experiment), experiment.settings_of(run.method, run.settings)
     place = folder / "runs" / f"{run.stage}-{run.method}-{of}-seed-{run.seed}"
-    checkpoints = train(experiment, settings, place, data, data.parent / f"warm_start_{warm_start}", run.seed)
-    who = {"method": run.method, "settings": run.settings, "of": of, "warm_start": warm_start, "seed": run.seed}
+    checkpoints = train(experiment, settings, place, data, warm_start, run.seed)
+    who = {"method": run.method, "settings": run.settings, "of": of, **start, "seed": run.seed}
     steps = [step for step in experiment.evaluation.steps if step]
     sets = _sets(experiment, run.stage, data)
     lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,3 +45,8 @@ def make_warm_start(experiment: Experiment, folder: Path, seed: int) -> Path:
         command += ["--out", str(model), "--seed", str(seed), *options(experiment.warm_starts.options)]
         run(command, folder / f"warm_start_{seed}.log")
     return model
+
+
+def fingerprint(model: Path) -> str:
+    """A short hash of a model's weights: the same seed and command give weights that differ from machine to machine."""
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()[:12]

@@ -1,10 +1,11 @@
 """The raw results, one JSON line a fact, and what is read from them: means over seeds, intervals, the chosen trials.
 
-{"kind": "counts", "method", "settings", "of", "warm_start", "seed", "step", "set", "temperature", "n",
+{"kind": "counts", "method", "settings", "of", "warm_start", "model", "seed", "step", "set", "temperature", "n",
  "correct": [samples of each prompt that are correct], "distinct": [different correct answers of each prompt]}
-{"kind": "curves", "method", "settings", "of", "warm_start", "seed", "entropy": [one a step], ...}
+{"kind": "curves", "method", "settings", "of", "warm_start", "model", "seed", "entropy": [one a step], ...}
 
-settings: the trial's. of: the `Experiment.identity` of all settings and inputs.
+settings: the trial's. of: the `Experiment.identity` of all settings and inputs. warm_start, model: the
+starting model's seed and the `fingerprint` of its weights (older results do not have it).
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def append(path: Path, lines: Iterable[Line]) -> None:
 def in_force(experiment: Experiment, lines: Iterable[Line], chosen: dict[str, Settings] | None = None) -> list[Line]:
     """The lines that belong to the experiment as its file is now, the last of each where one is there twice.
 
-    Those of the starting models, and of each method in its chosen trial with the seeds of the report; where nothing is
-    chosen yet, in all trials with the seeds of the search.
+    Those of the starting models, whichever machine they were trained on, and of each method in its chosen trial with
+    the seeds of the report; where nothing is chosen yet, in all trials with the seeds of the search.
     """
     wanted = {("start", experiment.identity(), None)}
     for name, method in experiment.methods.items():
@@ -59,10 +60,10 @@ def in_force(experiment: Experiment, lines: Iterable[Line], chosen: dict[str, Se
     found = {}
     for line in lines:
         if (line["method"], line["of"], line["seed"]) in wanted:
-            place = [
-                line.get(name) for name in ("kind", "method", "of", "seed", "warm_start", "step", "set", "temperature")
-            ]
-            found[tuple(place)] = line
+            place = ("kind", "method", "of", "seed", "warm_start", "step", "set", "temperature")
+            if line["method"] == "start":
+                place += ("model",)
+            found[tuple(line.get(name) for name in place)] = line
     return list(found.values())
 
 

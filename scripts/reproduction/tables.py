@@ -25,7 +25,7 @@ def write(
     experiment: Experiment, chosen: dict[str, Settings], search: Sequence[Line], test: Sequence[Line], path: Path
 ) -> None:
     """Write the page. search, test: the lines in force; without any of test, the search alone is shown."""
-    parts = [f"# {experiment.title}", _setting(experiment)]
+    parts = [f"# {experiment.title}", _setting(experiment, test or search)]
     counts = [line for line in test if line["kind"] == "counts"]
     for held_out, where in {"test": "held-out test prompts", "train": "training prompts"}.items():
         for temperature in experiment.evaluation.temperatures:
@@ -35,7 +35,7 @@ def write(
                 parts += [title, _ends(experiment, lines), against_baseline(experiment, lines)]
     temperature = experiment.evaluation.temperatures[-1]
     lines = [line for line in counts if (line["set"], line["temperature"]) == ("test", temperature)]
-    if lines:
+    if any(line["method"] != "start" for line in lines):
         title = f"## At equal accuracy: held-out test prompts, temperature {temperature:g}"
         parts += [title, at_equal_accuracy(experiment, lines)]
     if experiment.searched:
@@ -47,13 +47,14 @@ def write(
     path.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
-def _setting(experiment: Experiment) -> str:
+def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
     test = experiment.data["test-size"] - experiment.validation
-    starts = len(experiment.warm_starts.seeds)
+    # As many as there are seeds, or more: a seed gives another model on another machine.
+    starts = len({(line["warm_start"], line.get("model")) for line in lines if line["method"] == "start"})
     return (
         f"{max(experiment.evaluation.steps)} steps of {experiment.settings['TRAIN_BATCH_SIZE']} prompts x "
         f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
-        f"Means over runs of other seeds, on {starts} starting models in turn, the 95 % interval of the mean by "
+        f"Means over runs of other seeds, on {starts} starting models, the 95 % interval of the mean by "
         "Student's t, and the one of a further run. They are intervals over seeds: other prompts, and other starting "
         "models, may differ by more. Of fewer than three runs the values are shown instead. Drawn again from the "
         "results by "
@@ -149,14 +150,12 @@ def against_baseline(experiment: Experiment, lines: Sequence[Line]) -> str:
 
 def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     """The front of the runs: what is the most diverse checkpoint that is accurate enough?"""
-    starts = {line["warm_start"]: figures(line) for line in lines if line["method"] == "start"}
     runs: dict[str, dict[int, list[dict[str, float]]]] = {}
     for line in lines:
         if line["method"] != "start":
-            of = runs.setdefault(line["method"], {}).setdefault(line["seed"], [starts[line["warm_start"]]])
-            of.append(figures(line))
+            runs.setdefault(line["method"], {}).setdefault(line["seed"], []).append(figures(line))
     highest = max(one["pass@1"] for of in runs.values() for run in of.values() for one in run)
-    first = max(start["pass@1"] for start in starts.values())
+    first = max(start["pass@1"] for start in at(lines, "start", 0))
     levels = [level / 1000 for level in (*range(25, 951, 25), 960, 970, 980, 990) if first < level / 1000 <= highest]
     rows = []
     for name in (name for name in experiment.methods if name in runs):

@@ -11,7 +11,8 @@ import pytest
 from reproduction import results
 from reproduction.evaluate import count
 from reproduction.experiment import FOLDER, load
-from reproduction.tables import against_baseline, at_equal_accuracy, cell
+from reproduction.inputs import fingerprint
+from reproduction.tables import against_baseline, at_equal_accuracy, cell, write
 
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -259,6 +260,27 @@ def test_a_method_is_compared_with_the_baseline_of_the_same_seed():
         "2",
     ]
     assert against_baseline(load("polynomial"), lines[:2]) == ""
+
+
+def test_a_seed_whose_starting_model_differs_between_machines_counts_as_two(tmp_path):
+    experiment = load("polynomial")
+    of = experiment.identity()
+
+    def line(model, correct):
+        where = {"set": "test", "n": 64, "step": 0, "warm_start": 1, "model": model, "of": of}
+        return counts("start", {}, [correct], [correct], None, **where)
+
+    lines = [line("here", 9), line("there", 3), line("here", 8)]  # the first was counted again
+    starts = results.in_force(experiment, lines)
+    assert [(one["model"], one["correct"]) for one in starts] == [("here", [8]), ("there", [3])]
+    page = tmp_path / "page.md"
+    write(experiment, {name: method.trials[0] for name, method in experiment.methods.items()}, [], starts, page)
+    assert "on 2 starting models" in page.read_text()
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, weights in ((one, b"1"), (other, b"2")):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(weights)
+    assert fingerprint(one) != fingerprint(other)
 
 
 def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_counts():
