@@ -72,6 +72,7 @@ class Experiment(_Strict):
         seeds: of training; the k-th goes with the k-th warm start, round and round.
         search_seeds: of the trials; disjoint from `seeds`.
         baseline: the method that others are compared with.
+        controls: methods that the others are compared with at equal accuracy, beside the baseline.
         slack: a trial may be chosen if its validation pass@1 is within this of the baseline's best.
         extends: another experiment, which gives all that is not given here; prompts and starting models are its own.
         search_of: another experiment of the same methods, whose choices count here too.
@@ -89,6 +90,7 @@ class Experiment(_Strict):
     seeds: list[int]
     search_seeds: list[int]
     baseline: str = "grpo"
+    controls: list[str] = []
     slack: float = 0.05
     extends: str | None = None
     search_of: str | None = None
@@ -97,6 +99,9 @@ class Experiment(_Strict):
     def _fits(self) -> Experiment:
         if self.baseline not in self.methods:
             raise ValueError(f"baseline is {self.baseline}, which is none of the methods: {', '.join(self.methods)}")
+        for name in self.controls:
+            if name not in self.methods:
+                raise ValueError(f"controls has {name}, which is none of the methods: {', '.join(self.methods)}")
         for name, method in self.methods.items():
             other = self.methods.get(method.search_of or name)
             if other is None or (other.settings, other.trials) != (method.settings, method.trials):

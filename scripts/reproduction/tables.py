@@ -157,21 +157,44 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     highest = max(one["pass@1"] for of in runs.values() for run in of.values() for one in run)
     first = max(start["pass@1"] for start in at(lines, "start", 0))
     levels = [level / 1000 for level in (*range(25, 951, 25), 960, 970, 980, 990) if first < level / 1000 <= highest]
+
+    def front(method: str, seed: int, level: float) -> float:
+        enough = [one["distinct"] for one in runs[method].get(seed, []) if one["pass@1"] >= level]
+        return max(enough, default=math.nan)
+
+    head = ["", *(f"{100 * level:.1f} %" for level in levels)]
+    there = [name for name in experiment.methods if name in runs]
+    label = {name: experiment.methods[name].label for name in there}
     rows = []
-    for name in (name for name in experiment.methods if name in runs):
+    for name in there:
         cells = []
         for level in levels:
-            fronts = [[one["distinct"] for one in run if one["pass@1"] >= level] for run in runs[name].values()]
-            reached = [max(front) for front in fronts if front]
-            whole = len(reached) == len(fronts)
-            cells.append(cell("distinct", reached) if whole else f"reached by {len(reached)} of {len(fronts)} runs")
-        rows.append([experiment.methods[name].label, *cells])
+            fronts = [front(name, seed, level) for seed in runs[name]]
+            reached = sum(not math.isnan(one) for one in fronts)
+            whole = reached == len(fronts)
+            cells.append(cell("distinct", fronts) if whole else f"reached by {reached} of {len(fronts)} runs")
+        rows.append([label[name], *cells])
     intro = (
         "What stopping early would give: distinct correct answers of the most diverse checkpoint whose pass@1 is at "
         "least that of the column, mean over runs. Checkpoints are picked on the prompts that they are shown on, for "
         "all methods alike."
     )
-    return intro + "\n\n" + table(["", *(f"{100 * level:.1f} %" for level in levels)], rows)
+    parts = [intro, table(head, rows)]
+    for base in (name for name in (experiment.baseline, *experiment.controls) if name in runs):
+        rows = [
+            [
+                label[name],
+                *(
+                    cell("times", [front(name, seed, level) / front(base, seed, level) for seed in runs[name]])
+                    for level in levels
+                ),
+            ]
+            for name in there
+            if name != base
+        ]
+        if rows:
+            parts += [f"Times that of {label[base]}, of the seeds where both reach it:", table(head, rows)]
+    return "\n\n".join(parts)
 
 
 def _search(experiment: Experiment, chosen: dict[str, Settings], lines: Sequence[Line]) -> str:

@@ -8,9 +8,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from reproduction import results
 from reproduction.evaluate import count
-from reproduction.experiment import FOLDER, load
+from reproduction.experiment import FOLDER, Experiment, load
 from reproduction.inputs import fingerprint
 from reproduction.tables import against_baseline, at_equal_accuracy, cell, write
 
@@ -293,8 +294,14 @@ def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_c
         *(line("grpo", 1, 5, 8, 3), line("grpo", 1, 10, 9, 1), line("grpo", 2, 5, 6, 4), line("grpo", 2, 10, 9, 2)),
         *(line("set_loo", 1, 5, 9, 5), line("set_loo", 1, 10, 6, 6)),
     ]
-    rows = at_equal_accuracy(load("polynomial"), lines).splitlines()
-    cells = {name: rest for name, *rest in ([one.strip() for one in row.split("|")[1:-1]] for row in rows[2:])}
+
+    def cells_of(page):
+        return {
+            name: rest for name, *rest in ([one.strip() for one in row.split("|")[1:-1]] for row in page.splitlines())
+        }
+
+    _, fronts, against, times = at_equal_accuracy(load("polynomial"), lines).split("\n\n")
+    cells = cells_of(fronts)
     at = dict(zip(cells[""], cells["GRPO"], strict=True))
     assert at["52.5 %"] == "3.50 (3.00, 4.00)"  # step 5 of both seeds
     assert at["62.5 %"] == "2.50 (3.00, 2.00)"  # the end of the second
@@ -303,5 +310,25 @@ def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_c
     assert dict(zip(cells[""], cells["SetPO"], strict=True)) == {
         level: "6.00" if float(level[:4]) <= 60 else "5.00" for level in at
     }
-    short = at_equal_accuracy(load("polynomial"), [*lines, line("set_loo", 2, 5, 6, 9)]).splitlines()[-1]
-    assert short.endswith("| reached by 1 of 2 runs |")
+    assert against == "Times that of GRPO, of the seeds where both reach it:"
+    of_seed_1 = dict(zip(cells[""], cells_of(times)["SetPO"], strict=True))
+    assert (of_seed_1["52.5 %"], of_seed_1["62.5 %"], of_seed_1["82.5 %"]) == ("2.00", "1.67", "5.00")
+    lines.append(line("set_loo", 2, 5, 6, 9))
+    _, fronts, _, times = at_equal_accuracy(load("polynomial"), lines).split("\n\n")
+    assert fronts.endswith("| reached by 1 of 2 runs |")
+    assert times.endswith("| 5.00, 1 of 2 runs |")
+
+
+def test_controls_are_methods_of_the_experiment_and_are_compared_with_too():
+    with pytest.raises(ValidationError, match="controls has slow, which is none of the methods: grpo, "):
+        Experiment(**{**load("polynomial").model_dump(), "controls": ["slow"]})
+
+    def line(method, step, seed, correct, distinct):
+        more = {"set": "test", "step": step, "warm_start": 1}
+        return counts(method, {}, [correct], [distinct], seed, **more)
+
+    lines = [line("start", 0, None, 5, 6), line("grpo", 5, 1, 6, 1), line("grpo_diverse", 5, 1, 6, 2)]
+    lines.append(line("set_loo", 5, 1, 6, 6))
+    *_, against, times = at_equal_accuracy(load("polynomial"), lines).split("\n\n")
+    assert against == "Times that of GRPO, tuned for diversity, of the seeds where both reach it:"
+    assert [row.split("|")[1:3] for row in times.splitlines()[2:]] == [[" GRPO ", " 0.50 "], [" SetPO ", " 3.00 "]]
