@@ -47,8 +47,10 @@ def start() -> Callable[..., subprocess.Popen[str]]:
     """Start `verl-setpo evaluate` in a process of its own."""
 
     def begin(*arguments: object) -> subprocess.Popen[str]:
+        # A shell without job control starts what it has in the background, tests too, with Ctrl-C ignored.
+        heeding = ["env", "--default-signal=INT"]
         return subprocess.Popen(
-            [sys.executable, "-m", "verl_setpo.cli", "evaluate", *map(str, arguments)],
+            [*heeding, sys.executable, "-m", "verl_setpo.cli", "evaluate", *map(str, arguments)],
             env={**os.environ, **ENVIRONMENT},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
