@@ -98,9 +98,13 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "a" / "out", record="r.json") as folder:  # noqa: PT012
-        (folder / "r.json").write_text("half")
-        raise RuntimeError
+    def fail_half_way() -> None:
+        with new_folder(tmp_path / "a" / "out", record="r.json") as folder:
+            (folder / "r.json").write_text("half")
+            raise RuntimeError("no space left")
+
+    with pytest.raises(RuntimeError, match="no space left"):
+        fail_half_way()
     assert list((tmp_path / "a").iterdir()) == []
 
 
