@@ -117,7 +117,7 @@ def test_ranks_that_do_not_send_still_make_every_weight():
             yield f"w{i}", torch.ones(2)
 
     other = Cluster(actors=2).actors[1]
-    assert other.prepare() is None
+    assert other.prepare() == {}
     other.init_process_group(receivers=[])
     asyncio.run(other.send_weights(weights()))
     assert made == list(range(5))
@@ -170,7 +170,7 @@ def test_a_worker_that_takes_nothing_ends_the_transfer_with_the_key():
 
 def test_weights_that_are_lost_on_the_way_end_the_transfer():
     cluster = Cluster()
-    address = cluster.rollouts[0].prepare()
+    address = cluster.rollouts[0].prepare()["address"]
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         socket.connect(address)
         socket.send_multipart([b"end", b"3"])

@@ -40,21 +40,21 @@ class ZmqCheckpointEngine(CheckpointEngine):
         self._context = zmq.asyncio.Context()
         self._sockets: list[zmq.asyncio.Socket] = []
 
-    def prepare(self) -> str | None:  # type: ignore[override]
-        """The address at which a rollout worker listens; None of a trainer's."""
+    def prepare(self) -> dict[str, Any]:
+        """The address at which a rollout worker listens; nothing of a trainer's."""
         if not self.is_rollout:
-            return None
+            return {}
         host = ray.util.get_node_ip_address().strip("[]")
         socket = self._open(zmq.PULL)
         port = socket.bind_to_random_port(f"tcp://[{host}]" if ":" in host else f"tcp://{host}")
-        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        return {"address": f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"}
 
     @classmethod
     def build_topology(
-        cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[Any]
+        cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[dict[str, Any]]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """Rank 0 of the trainer sends to every rollout worker; `metadata` has what all prepared, trainer first."""
-        addresses = metadata[actor_wg_world_size:]
+        addresses = [of_worker["address"] for of_worker in metadata[actor_wg_world_size:]]
         to_actors = {"receivers": [addresses] + [[]] * (actor_wg_world_size - 1)}
         return to_actors, {"receivers": [[]] * rollout_world_size}
 
