@@ -54,6 +54,15 @@ def test_the_kernel_is_what_set_loo_takes(tokens):
     assert set_loo(kernel_NN[None]).isfinite().all()
 
 
+@settings(deadline=None)
+@given(st.lists(groups, min_size=1, max_size=4), st.integers(1, 4))
+def test_a_group_among_others_has_the_kernel_that_it_has_alone(tokens, n):
+    batch = NgramKernel(n).collect([rollouts(*group) for group in tokens]).kernel_PNN
+    assert batch.shape[1] == max(map(len, tokens))
+    for kernel_NN, group in zip(batch, tokens, strict=True):
+        assert torch.equal(kernel_NN[: len(group), : len(group)], kernel(*group, n=n))
+
+
 def test_identical_responses_are_1_and_disjoint_ones_0():
     assert kernel([5, 6, 7], [5, 6, 7], [8, 9])[0].tolist() == pytest.approx([1, 1, 0])
 

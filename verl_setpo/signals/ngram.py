@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array, csr_array
+from torch.nn.utils.rnn import pad_sequence
 
-from verl_setpo.set_rl import cosine_kernel
 from verl_setpo.signals.base import Rollout, Signal, SignalBatch, register_signal
 
 
@@ -28,25 +30,44 @@ class NgramKernel(Signal):
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
         width = max((len(group) for group in groups), default=0)
         kernel_PNN = torch.eye(width).repeat(len(groups), 1, 1)
-        for p, group in enumerate(groups):
-            counts = self._counts([rollout.token_ids for rollout in group])
-            kernel_PNN[p, : len(group), : len(group)] = cosine_kernel(counts[None])[0]
+        responses = [rollout.token_ids.long() for group in groups for rollout in group]
+        if responses:
+            p_R, i_R = torch.tensor([(p, i) for p, group in enumerate(groups) for i in range(len(group))]).T
+            one, other, cosine = _cosines(_counts(responses, p_R, self.n))
+            kernel_PNN[p_R[one], i_R[one], i_R[other]] = cosine
         return SignalBatch(kernel_PNN=kernel_PNN, failures=(None,) * len(groups))
 
-    def _counts(self, responses: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(N, number of distinct n-grams in the group) float32 counts."""
-        rows, grams = [], []
-        for size in range(1, self.n + 1):
-            for row, tokens in enumerate(responses):
-                if len(tokens) < size:
-                    continue
-                # Shorter grams are filled up with -1, which no token is.
-                windows = torch.full((len(tokens) - size + 1, self.n), -1)
-                windows[:, :size] = tokens.long().unfold(0, size, 1)
-                grams.append(windows)
-                rows.append(torch.full((len(windows),), row))
-        if not grams:
-            return torch.zeros(len(responses), 1)
-        distinct, column = torch.unique(torch.cat(grams), dim=0, return_inverse=True)
-        counts = torch.zeros(len(responses), len(distinct))
-        return counts.index_put_((torch.cat(rows), column), torch.ones(len(column)), accumulate=True)
+
+def _counts(responses: list[torch.Tensor], group_R: torch.Tensor, n: int) -> csr_array:
+    """(R, distinct n-grams of the groups) counts. The same n-gram in two groups is two columns.
+
+    A response without tokens counts 1 in a column that only those of its group have.
+    """
+    tokens_RT = pad_sequence(responses, batch_first=True)
+    length_R1 = torch.tensor([[len(tokens)] for tokens in responses])
+    vocabulary = int(tokens_RT.max()) + 1 if tokens_RT.numel() else 1
+    # What begins at each position: the group's number, then that of a gram a token longer each time.
+    gram_RT = group_R[:, None].expand_as(tokens_RT)
+    empty_R = length_R1[:, 0] == 0
+    rows, columns, width = [empty_R.nonzero()[:, 0]], [group_R[empty_R]], int(group_R.max()) + 1
+    for size in range(1, min(n, tokens_RT.shape[1]) + 1):
+        last_RT = tokens_RT[:, size - 1 :]
+        gram_RT = gram_RT[:, : last_RT.shape[1]]
+        there_RT = torch.arange(size, tokens_RT.shape[1] + 1) <= length_R1
+        # Numbers, not windows: sorting them is several times quicker.
+        distinct, column = torch.unique((gram_RT * vocabulary + last_RT)[there_RT], return_inverse=True)
+        gram_RT = torch.zeros_like(last_RT).masked_scatter_(there_RT, column)
+        rows.append(there_RT.nonzero()[:, 0])
+        columns.append(width + column)
+        width += len(distinct)
+    row, column = torch.cat(rows).numpy(), torch.cat(columns).numpy()
+    return coo_array((np.ones(len(row)), (row, column)), shape=(len(responses), width)).tocsr()
+
+
+def _cosines(counts: csr_array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two rows and their cosine, for all pairs that share an n-gram and each row with itself; exactly symmetric."""
+    product = (counts @ counts.T).tocoo()
+    norm_R = np.sqrt(counts.power(2).sum(axis=1))
+    one, other = product.coords
+    cosine = np.minimum(product.data / (norm_R[one] * norm_R[other]), 1.0)
+    return torch.from_numpy(one), torch.from_numpy(other), torch.from_numpy(cosine).float()
