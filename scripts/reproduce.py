@@ -94,7 +94,7 @@ def run(
         shutil.copy(PUBLISHED / search.name, search)
     if stage in ("search", "all") and experiment.searched:
         _starts(experiment, "search", folder, data, search)
-        _all(experiment, list(_trials(experiment)), folder, data, search, jobs)
+        _all(experiment, list(search_runs(experiment)), folder, data, search, jobs)
     if stage in ("test", "all"):
         test = results_dir / f"{name}.test.jsonl"
         chosen = results.choose(experiment, results.read(search))
@@ -142,13 +142,18 @@ def _load(name: str) -> Experiment:
         raise typer.BadParameter(str(error)) from None
 
 
-def _trials(experiment: Experiment) -> Iterator[Run]:
+def search_runs(experiment: Experiment) -> Iterator[Run]:
+    """All trials, one that several methods have under the first of them."""
     for seed in experiment.search_seeds:
+        seen: set[str] = set()
         for name, method in experiment.methods.items():
-            if method.search_of is not None or (len(method.trials) == 1 and name != experiment.baseline):
+            if len(method.trials) == 1 and name != experiment.baseline:
                 continue
             for number, trial in enumerate(method.trials):
-                yield Run("search", name, number, trial, seed)
+                run = Run("search", name, number, trial, seed)
+                if run.of(experiment) not in seen:
+                    seen.add(run.of(experiment))
+                    yield run
 
 
 def _sets(experiment: Experiment, stage: str, data: Path) -> dict[str, Path]:

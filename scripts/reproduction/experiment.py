@@ -53,13 +53,12 @@ class Evaluation(_Strict):
 class Method(_Strict):
     """One method. trials: settings to choose from on validation prompts; each is added to `settings`.
 
-    label: in tables and plots. search_of: another method of the same settings and trials, whose search counts here too.
+    label: in tables and plots. A trial that two methods have is run once.
     """
 
     label: str
     settings: Settings
     trials: list[Settings] = [{}]
-    search_of: str | None = None
 
 
 class Experiment(_Strict):
@@ -102,10 +101,6 @@ class Experiment(_Strict):
         for name in self.controls:
             if name not in self.methods:
                 raise ValueError(f"controls has {name}, which is none of the methods: {', '.join(self.methods)}")
-        for name, method in self.methods.items():
-            other = self.methods.get(method.search_of or name)
-            if other is None or (other.settings, other.trials) != (method.settings, method.trials):
-                raise ValueError(f"search_of of {name} is {method.search_of}, which has other settings or trials")
         both = set(self.seeds) & set(self.search_seeds)
         if both:
             raise ValueError(f"seeds and search_seeds share {min(both)}: the report must not use what was chosen by")

@@ -46,20 +46,29 @@ def append(path: Path, lines: Iterable[Line]) -> None:
         file.write(text.encode())
 
 
+def trials_of(experiment: Experiment, method: str) -> list[str]:
+    """The identities of a method's trials."""
+    trials = experiment.methods[method].trials
+    return [experiment.identity(experiment.settings_of(method, trial)) for trial in trials]
+
+
 def in_force(experiment: Experiment, lines: Iterable[Line], chosen: dict[str, Settings] | None = None) -> list[Line]:
     """The lines that belong to the experiment as its file is now, the last of each where one is there twice.
 
     Those of the starting models, whichever machine they were trained on, and of each method in its chosen trial with
-    the seeds of the report; where nothing is chosen yet, in all trials with the seeds of the search.
+    the seeds of the report; where nothing is chosen yet, of all trials with the seeds of the search, under the name of
+    any method.
     """
-    wanted = {("start", experiment.identity(), None)}
-    for name, method in experiment.methods.items():
-        for trial in method.trials if chosen is None else [chosen[name]]:
-            of = experiment.identity(experiment.settings_of(name, trial))
-            wanted |= {(name, of, seed) for seed in (experiment.search_seeds if chosen is None else experiment.seeds)}
+    wanted: set[tuple[str | None, str, int | None]] = {("start", experiment.identity(), None)}
+    for name in experiment.methods:
+        if chosen is None:
+            wanted |= {(None, of, seed) for of in trials_of(experiment, name) for seed in experiment.search_seeds}
+        else:
+            of = experiment.identity(experiment.settings_of(name, chosen[name]))
+            wanted |= {(name, of, seed) for seed in experiment.seeds}
     found = {}
     for line in lines:
-        if (line["method"], line["of"], line["seed"]) in wanted:
+        if {(name, line["of"], line["seed"]) for name in (line["method"], None)} & wanted:
             place = ("kind", "method", "of", "seed", "warm_start", "step", "set", "temperature")
             if line["method"] == "start":
                 place += ("model",)
@@ -123,17 +132,16 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     # Another experiment's search was run with the settings of that one, such as its number of rollouts.
     of_search = load(experiment.search_of) if experiment.search_of else experiment
     end = ("counts", max(of_search.evaluation.steps), "validation", of_search.evaluation.temperatures[-1])
-    ends: dict[tuple[str, str], list[dict[str, float]]] = {}
+    ends: dict[str, list[dict[str, float]]] = {}
     for line in in_force(of_search, lines):
         if tuple(line.get(name) for name in ("kind", "step", "set", "temperature")) == end:
-            ends.setdefault((line["method"], line["of"]), []).append(figures(line))
+            ends.setdefault(line["of"], []).append(figures(line))
     trials: dict[str, list[tuple[float, float, Settings]]] = {}
     for name, method in experiment.methods.items():
         if name in chosen and name != experiment.baseline:
             continue
         for trial in method.trials:
-            of = of_search.identity(of_search.settings_of(name, trial))
-            runs = ends.get((method.search_of or name, of), [])
+            runs = ends.get(of_search.identity(of_search.settings_of(name, trial)), [])
             if len(runs) < len(of_search.search_seeds):
                 raise ValueError(f"{experiment.name}: the trial {trial} of {name} has not been run: `run` first")
             means = [float(np.mean([run[figure] for run in runs])) for figure in ("pass@1", "distinct")]

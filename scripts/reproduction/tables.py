@@ -204,8 +204,8 @@ def _search(experiment: Experiment, chosen: dict[str, Settings], lines: Sequence
     rows = []
     for name, method in experiment.methods.items():
         for trial in method.trials:
-            who = (method.search_of or name, experiment.identity(experiment.settings_of(name, trial)))
-            found = [figures(line) for line in ends if (line["method"], line["of"]) == who]
+            of = experiment.identity(experiment.settings_of(name, trial))
+            found = [figures(line) for line in ends if line["of"] == of]
             cells = [cell(column, [one[column] for one in found]) for column in ("pass@1", "distinct")]
             everything = experiment.settings_of(name, trial)
             settings = ", ".join(f"{setting} {value}" for setting, value in everything.items() if setting != "METHOD")

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from reproduce import search_runs
 from reproduction import results
 from reproduction.evaluate import count
 from reproduction.experiment import FOLDER, Experiment, load
@@ -26,15 +27,26 @@ def test_every_experiment_loads_and_searches_as_much_for_each_method_that_it_sea
     assert {experiment.warm_start_of(seed) for seed in experiment.seeds} == set(experiment.warm_starts.seeds)
 
 
-def test_a_search_is_shared_by_methods_of_the_same_trials_only():
-    experiment = load("polynomial")
-    methods = {name: method.model_dump() for name, method in experiment.methods.items()}
-    methods["again"] = {**methods["grpo"], "search_of": "grpo"}
-    whole = {**experiment.model_dump(), "methods": methods}
-    assert type(experiment)(**whole).methods["again"].search_of == "grpo"
-    methods["again"] = {**methods["again"], "trials": [{"LR": 3.0}]}
-    with pytest.raises(ValueError, match="search_of of again is grpo, which has other settings or trials"):
-        type(experiment)(**whole)
+def test_a_trial_of_two_methods_is_run_once_and_counts_for_both():
+    methods = {
+        **SMALL.methods,
+        "again": SMALL.methods["grpo"].model_copy(
+            update={"settings": {**SMALL.methods["grpo"].settings, "LR": 1}, "trials": [{}, {"C": 2}]}
+        ),
+    }
+    experiment = SMALL.model_copy(update={"methods": methods})
+    runs = [(run.method, run.settings) for run in search_runs(experiment)]
+    assert runs == [
+        ("grpo", {"LR": 1}),
+        ("grpo", {"LR": 2}),
+        *[("other", {"C": n}) for n in (1, 2)],
+        ("again", {"C": 2}),
+    ]
+    lines = [counts("grpo", {"LR": 1}, [9, 9], [7, 7]), counts("grpo", {"LR": 2}, [9, 9], [1, 1])]
+    lines += [counts("other", {"C": n}, [9, 9], [1, 1]) for n in (1, 2)]
+    of = experiment.identity(experiment.settings_of("again", {"C": 2}))
+    lines.append({**counts("grpo", {}, [9, 9], [2, 2]), "method": "again", "of": of})
+    assert results.choose(experiment, lines)["again"] == {}
 
 
 def test_a_step_off_the_grid_of_checkpoints_is_refused_with_its_name():
