@@ -46,6 +46,11 @@ def append(path: Path, lines: Iterable[Line]) -> None:
         file.write(text.encode())
 
 
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of at least two values."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
 def trials_of(experiment: Experiment, method: str) -> list[str]:
     """The identities of a method's trials."""
     trials = experiment.methods[method].trials
@@ -69,9 +74,8 @@ def in_force(experiment: Experiment, lines: Iterable[Line], chosen: dict[str, Se
     found = {}
     for line in lines:
         if {(name, line["of"], line["seed"]) for name in (line["method"], None)} & wanted:
-            place = ("kind", "method", "of", "seed", "warm_start", "step", "set", "temperature")
-            if line["method"] == "start":
-                place += ("model",)
+            place = ["kind", "of", "seed", "warm_start", "step", "set", "temperature"]
+            place += ["method"] * (chosen is not None) + ["model"] * (line["method"] == "start")
             found[tuple(line.get(name) for name in place)] = line
     return list(found.values())
 
@@ -122,7 +126,8 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     """The trial of each method that the report is about, by validation prompts at the end of training.
 
     Of the baseline that of the highest pass@1, for which people tune it. Of the others the one with the most distinct
-    correct answers among those whose pass@1 is within `slack` of that; if there is none, that of the highest pass@1.
+    correct answers among those whose pass@1 is within `slack` of that; if there is none, among those that are not less
+    accurate than the method's most accurate one by more than a standard error, over prompts, of the difference.
 
     A method with one trial has nothing to choose. Raises ValueError where a trial is missing.
     """
@@ -132,11 +137,11 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     # Another experiment's search was run with the settings of that one, such as its number of rollouts.
     of_search = load(experiment.search_of) if experiment.search_of else experiment
     end = ("counts", max(of_search.evaluation.steps), "validation", of_search.evaluation.temperatures[-1])
-    ends: dict[str, list[dict[str, float]]] = {}
+    ends: dict[str, list[Line]] = {}
     for line in in_force(of_search, lines):
         if tuple(line.get(name) for name in ("kind", "step", "set", "temperature")) == end:
-            ends.setdefault(line["of"], []).append(figures(line))
-    trials: dict[str, list[tuple[float, float, Settings]]] = {}
+            ends.setdefault(line["of"], []).append(line)
+    trials: dict[str, list[tuple[np.ndarray, float, Settings]]] = {}
     for name, method in experiment.methods.items():
         if name in chosen and name != experiment.baseline:
             continue
@@ -144,11 +149,16 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
             runs = ends.get(of_search.identity(of_search.settings_of(name, trial)), [])
             if len(runs) < len(of_search.search_seeds):
                 raise ValueError(f"{experiment.name}: the trial {trial} of {name} has not been run: `run` first")
-            means = [float(np.mean([run[figure] for run in runs])) for figure in ("pass@1", "distinct")]
-            trials.setdefault(name, []).append((means[0], means[1], trial))
-    enough = max(accuracy for accuracy, _, _ in trials[experiment.baseline]) - experiment.slack
+            accuracies = np.concatenate([np.array(run["correct"]) / run["n"] for run in runs])
+            distinct = float(np.mean([figures(run)["distinct"] for run in runs]))
+            trials.setdefault(name, []).append((accuracies, distinct, trial))
+    enough = max(accuracies.mean() for accuracies, _, _ in trials[experiment.baseline]) - experiment.slack
     for name, tried in trials.items():
-        good = [one for one in tried if one[0] >= enough and name != experiment.baseline]
-        best = max(good, key=lambda one: one[1]) if good else max(tried, key=lambda one: one[0])
+        best = max(tried, key=lambda one: one[0].mean())
+        if name != experiment.baseline:
+            good = [one for one in tried if one[0].mean() >= enough]
+            less = [best[0] - one[0] for one in tried]
+            near = [one for one, by in zip(tried, less, strict=True) if by.mean() <= standard_error(by)]
+            best = max(good or near, key=lambda one: one[1])
         chosen[name] = best[2]
     return chosen

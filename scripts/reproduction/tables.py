@@ -214,7 +214,8 @@ def _search(experiment: Experiment, chosen: dict[str, Settings], lines: Sequence
     seeds = ", ".join(map(str, experiment.search_seeds))
     rule = (
         f"Chosen is, of {baseline}, the trial of the highest pass@1 at the end; of the others the one with the most "
-        f"distinct correct answers among those whose pass@1 is within {100 * experiment.slack:g} points of that, else "
-        f"that of the highest pass@1. Seed {seeds}, which the report does not use."
+        f"distinct correct answers among those whose pass@1 is within {100 * experiment.slack:g} points of that; if "
+        "none is, among those that are not less accurate than the method's most accurate one by more than a standard "
+        f"error, over prompts, of the difference. Seed {seeds}, which the report does not use."
     )
     return rule + "\n\n" + table(["", "settings", "pass@1", "distinct correct answers", ""], rows)

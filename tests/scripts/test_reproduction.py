@@ -47,6 +47,10 @@ def test_a_trial_of_two_methods_is_run_once_and_counts_for_both():
     of = experiment.identity(experiment.settings_of("again", {"C": 2}))
     lines.append({**counts("grpo", {}, [9, 9], [2, 2]), "method": "again", "of": of})
     assert results.choose(experiment, lines)["again"] == {}
+    assert results.in_force(experiment, [*lines, {**lines[0], "method": "again"}]) == [
+        {**lines[0], "method": "again"},
+        *lines[1:],
+    ]
 
 
 def test_a_step_off_the_grid_of_checkpoints_is_refused_with_its_name():
@@ -113,6 +117,13 @@ class TestTheChosenTrial:
 
     def test_is_the_most_accurate_where_none_is_accurate_enough(self, experiment):
         tried = [counts("other", {"C": 1}, [5, 5], [3, 3]), counts("other", {"C": 2}, [4, 4], [9, 9])]
+        assert results.choose(experiment, [*self.GRPO, *tried])["other"] == {"C": 1}
+
+    def test_is_then_the_most_diverse_of_those_that_are_as_accurate_as_can_be_told(self, experiment):
+        """Prompt by prompt: the second is less accurate by 1 of 10 samples, give or take 1; the third by exactly 1."""
+        tried = [counts("other", {"C": 1}, [5, 5], [3, 3]), counts("other", {"C": 2}, [3, 5], [4, 4])]
+        assert results.choose(experiment, [*self.GRPO, *tried])["other"] == {"C": 2}
+        tried[1] = counts("other", {"C": 2}, [4, 4], [4, 4])
         assert results.choose(experiment, [*self.GRPO, *tried])["other"] == {"C": 1}
 
     def test_of_the_baseline_is_the_most_accurate_however_diverse_another(self, experiment):
@@ -232,7 +243,7 @@ def test_the_search_of_another_experiment_counts_although_its_settings_are_other
         for number, trial in enumerate(method.trials):
             of = seven.identity(seven.settings_of(name, trial))
             more = {"step": max(seven.evaluation.steps), "seed": seven.search_seeds[0], "of": of}
-            lines.append(counts(name, trial, [number + 1], [number + 1], **more))
+            lines.append(counts(name, trial, [number + 1] * 2, [number + 1] * 2, **more))
     chosen = results.choose(three, lines)
     assert three.settings["ROLLOUT_N"] == 3
     assert chosen["set_loo"] == seven.methods["set_loo"].trials[-1]
