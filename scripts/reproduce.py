@@ -130,7 +130,7 @@ def show(
         raise typer.Exit(1) from None
     test = results.in_force(experiment, test, chosen)
     write(experiment, chosen, results.in_force(experiment, search), test, raw / f"{name}.md")
-    if test:
+    if any(line["method"] != "start" for line in test):
         draw(experiment, test, raw)
     console.print(str(raw / f"{name}.md"), soft_wrap=True)
 
