@@ -179,9 +179,23 @@ def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: 
             shutil.rmtree(samples)
 
 
+def missing(experiment: Experiment, wanted: Iterable[Run], lines: Iterable[results.Line]) -> list[Run]:
+    """Those without results. A trial may have its under the name of another method that has it too."""
+    there = {
+        (name, line["of"], line["seed"])
+        for line in lines
+        if line["kind"] == "curves"
+        for name in (line["method"], None)
+    }
+    return [
+        run
+        for run in wanted
+        if (run.method if run.stage == "test" else None, run.of(experiment), run.seed) not in there
+    ]
+
+
 def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, file: Path, jobs: int) -> None:
-    done = {(line["method"], line["of"], line["seed"]) for line in results.read(file) if line["kind"] == "curves"}
-    todo = [run for run in wanted if (run.method, run.of(experiment), run.seed) not in done]
+    todo = missing(experiment, wanted, results.read(file))
     say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there")
     started, finished = time.monotonic(), 0
 

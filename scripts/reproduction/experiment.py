@@ -53,7 +53,7 @@ class Evaluation(_Strict):
 class Method(_Strict):
     """One method. trials: settings to choose from on validation prompts; each is added to `settings`.
 
-    label: in tables and plots. A trial that two methods have is run once.
+    A trial that two methods have is run once. label: in tables and plots.
     """
 
     label: str
@@ -72,7 +72,7 @@ class Experiment(_Strict):
         search_seeds: of the trials; disjoint from `seeds`.
         baseline: the method that others are compared with.
         controls: methods that the others are compared with at equal accuracy, beside the baseline.
-        slack: a trial may be chosen if its validation pass@1 is within this of the baseline's best.
+        slack: a trial whose validation pass@1 is within this of the baseline's best comes before others; see `choose`.
         extends: another experiment, which gives all that is not given here; prompts and starting models are its own.
         search_of: another experiment of the same methods, whose choices count here too.
     """
@@ -81,7 +81,7 @@ class Experiment(_Strict):
     title: str
     task: str
     data: dict[str, Any]
-    validation: int
+    validation: int = Field(ge=2)
     warm_starts: WarmStarts
     settings: Settings
     evaluation: Evaluation

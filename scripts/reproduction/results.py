@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -46,9 +46,17 @@ def append(path: Path, lines: Iterable[Line]) -> None:
         file.write(text.encode())
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of at least two values."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+class _Tried(NamedTuple):
+    """accuracies: of each prompt. distinct: correct answers a prompt. Both are means over seeds."""
+
+    accuracies: np.ndarray
+    distinct: float
+    settings: Settings
+
+
+def _told_apart(less: np.ndarray) -> bool:
+    """Whether the mean over prompts is more than its standard error."""
+    return bool(less.mean() > np.std(less, ddof=1) / np.sqrt(len(less)))
 
 
 def trials_of(experiment: Experiment, method: str) -> list[str]:
@@ -73,9 +81,12 @@ def in_force(experiment: Experiment, lines: Iterable[Line], chosen: dict[str, Se
             wanted |= {(name, of, seed) for seed in experiment.seeds}
     found = {}
     for line in lines:
-        if {(name, line["of"], line["seed"]) for name in (line["method"], None)} & wanted:
+        if any((name, line["of"], line["seed"]) in wanted for name in (line["method"], None)):
             place = ["kind", "of", "seed", "warm_start", "step", "set", "temperature"]
-            place += ["method"] * (chosen is not None) + ["model"] * (line["method"] == "start")
+            if chosen is not None:
+                place.append("method")
+            if line["method"] == "start":
+                place.append("model")
             found[tuple(line.get(name) for name in place)] = line
     return list(found.values())
 
@@ -141,7 +152,7 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
     for line in in_force(of_search, lines):
         if tuple(line.get(name) for name in ("kind", "step", "set", "temperature")) == end:
             ends.setdefault(line["of"], []).append(line)
-    trials: dict[str, list[tuple[np.ndarray, float, Settings]]] = {}
+    trials: dict[str, list[_Tried]] = {}
     for name, method in experiment.methods.items():
         if name in chosen and name != experiment.baseline:
             continue
@@ -149,16 +160,15 @@ def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]
             runs = ends.get(of_search.identity(of_search.settings_of(name, trial)), [])
             if len(runs) < len(of_search.search_seeds):
                 raise ValueError(f"{experiment.name}: the trial {trial} of {name} has not been run: `run` first")
-            accuracies = np.concatenate([np.array(run["correct"]) / run["n"] for run in runs])
+            accuracies = np.mean([np.array(run["correct"]) / run["n"] for run in runs], axis=0)
             distinct = float(np.mean([figures(run)["distinct"] for run in runs]))
-            trials.setdefault(name, []).append((accuracies, distinct, trial))
-    enough = max(accuracies.mean() for accuracies, _, _ in trials[experiment.baseline]) - experiment.slack
+            trials.setdefault(name, []).append(_Tried(accuracies, distinct, trial))
+    enough = max(one.accuracies.mean() for one in trials[experiment.baseline]) - experiment.slack
     for name, tried in trials.items():
-        best = max(tried, key=lambda one: one[0].mean())
+        best = max(tried, key=lambda one: one.accuracies.mean())
         if name != experiment.baseline:
-            good = [one for one in tried if one[0].mean() >= enough]
-            less = [best[0] - one[0] for one in tried]
-            near = [one for one, by in zip(tried, less, strict=True) if by.mean() <= standard_error(by)]
-            best = max(good or near, key=lambda one: one[1])
-        chosen[name] = best[2]
+            good = [one for one in tried if one.accuracies.mean() >= enough]
+            near = [one for one in tried if not _told_apart(best.accuracies - one.accuracies)]
+            best = max(good or near, key=lambda one: one.distinct)
+        chosen[name] = best.settings
     return chosen

@@ -30,7 +30,7 @@ def write(
     for held_out, where in {"test": "held-out test prompts", "train": "training prompts"}.items():
         for temperature in experiment.evaluation.temperatures:
             lines = [line for line in counts if (line["set"], line["temperature"]) == (held_out, temperature)]
-            if lines:
+            if any(line["method"] != "start" for line in lines):
                 title = f"## At the end of training: {where}, temperature {temperature:g}"
                 parts += [title, _ends(experiment, lines), against_baseline(experiment, lines)]
     temperature = experiment.evaluation.temperatures[-1]
@@ -209,13 +209,15 @@ def _search(experiment: Experiment, chosen: dict[str, Settings], lines: Sequence
             cells = [cell(column, [one[column] for one in found]) for column in ("pass@1", "distinct")]
             everything = experiment.settings_of(name, trial)
             settings = ", ".join(f"{setting} {value}" for setting, value in everything.items() if setting != "METHOD")
-            rows.append([method.label, settings, *cells, "chosen" if trial == chosen[name] else ""])
+            how = "" if trial != chosen[name] else "chosen" if len(method.trials) > 1 else "given"
+            rows.append([method.label, settings, *cells, how])
     baseline = experiment.methods[experiment.baseline].label
     seeds = ", ".join(map(str, experiment.search_seeds))
     rule = (
         f"Chosen is, of {baseline}, the trial of the highest pass@1 at the end; of the others the one with the most "
         f"distinct correct answers among those whose pass@1 is within {100 * experiment.slack:g} points of that; if "
         "none is, among those that are not less accurate than the method's most accurate one by more than a standard "
-        f"error, over prompts, of the difference. Seed {seeds}, which the report does not use."
+        f"error, over prompts, of the difference. Given is what was not chosen so, but named. Seed {seeds}, which the "
+        "report does not use."
     )
     return rule + "\n\n" + table(["", "settings", "pass@1", "distinct correct answers", ""], rows)

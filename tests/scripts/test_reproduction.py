@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from reproduce import search_runs
+from reproduce import Run, missing, search_runs
 from reproduction import results
 from reproduction.evaluate import count
 from reproduction.experiment import FOLDER, Experiment, load
@@ -47,6 +47,10 @@ def test_a_trial_of_two_methods_is_run_once_and_counts_for_both():
     of = experiment.identity(experiment.settings_of("again", {"C": 2}))
     lines.append({**counts("grpo", {}, [9, 9], [2, 2]), "method": "again", "of": of})
     assert results.choose(experiment, lines)["again"] == {}
+    again = {**lines[0], "method": "again", "kind": "curves"}
+    assert {run.settings.get("LR") for run in missing(experiment, search_runs(experiment), [again])} == {2, None}
+    test = [Run("test", name, 0, trial, 101) for name, trial in (("grpo", {"LR": 1}), ("again", {}))]
+    assert [run.method for run in missing(experiment, test, [again])] == ["grpo"]
     assert results.in_force(experiment, [*lines, {**lines[0], "method": "again"}]) == [
         {**lines[0], "method": "again"},
         *lines[1:],
@@ -125,6 +129,16 @@ class TestTheChosenTrial:
         assert results.choose(experiment, [*self.GRPO, *tried])["other"] == {"C": 2}
         tried[1] = counts("other", {"C": 2}, [4, 4], [4, 4])
         assert results.choose(experiment, [*self.GRPO, *tried])["other"] == {"C": 1}
+
+    def test_goes_by_means_over_seeds_of_the_search_in_whichever_order_they_ended(self, experiment):
+        experiment = experiment.model_copy(update={"search_seeds": [101, 102]})
+        grpo = [counts("grpo", {"LR": n}, [10, 10], [1, 1], seed) for n in (1, 2) for seed in (101, 102)]
+        # Prompt by prompt 5, 5 and 3, 5: less by 1, give or take 1.
+        one = [counts("other", {"C": 1}, [2, 5], [3, 3], 101), counts("other", {"C": 1}, [8, 5], [3, 3], 102)]
+        other = [counts("other", {"C": 2}, [6, 5], [4, 4], 102), counts("other", {"C": 2}, [0, 5], [4, 4], 101)]
+        assert results.choose(experiment, [*grpo, *one, *other])["other"] == {"C": 2}
+        other = [counts("other", {"C": 2}, [4, 0], [4, 4], 102), counts("other", {"C": 2}, [4, 8], [4, 4], 101)]
+        assert results.choose(experiment, [*grpo, *one, *other])["other"] == {"C": 1}
 
     def test_of_the_baseline_is_the_most_accurate_however_diverse_another(self, experiment):
         grpo = [counts("grpo", {"LR": 1}, [9, 9], [5, 5]), counts("grpo", {"LR": 2}, [10, 9], [1, 1])]
@@ -300,6 +314,7 @@ def test_a_seed_whose_starting_model_differs_between_machines_counts_as_two(tmp_
     page = tmp_path / "page.md"
     write(experiment, {name: method.trials[0] for name, method in experiment.methods.items()}, [], starts, page)
     assert "on 2 starting models" in page.read_text()
+    assert "At the end of training" not in page.read_text()
     one, other = tmp_path / "one", tmp_path / "other"
     for folder, weights in ((one, b"1"), (other, b"2")):
         folder.mkdir()

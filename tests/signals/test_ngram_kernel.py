@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_setpo.set_rl import set_loo
-from verl_setpo.signals import NgramKernel, Rollout
+from verl_setpo.signals import NgramKernel, Rollout, ngram
 
 responses = st.lists(st.integers(0, 4), max_size=12)
 groups = st.lists(responses, min_size=1, max_size=6)
@@ -55,9 +55,11 @@ def test_the_kernel_is_what_set_loo_takes(tokens):
 
 
 @settings(deadline=None)
-@given(st.lists(groups, min_size=1, max_size=4), st.integers(1, 4))
-def test_a_group_among_others_has_the_kernel_that_it_has_alone(tokens, n):
-    batch = NgramKernel(n).collect([rollouts(*group) for group in tokens]).kernel_PNN
+@given(st.lists(groups, min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 30, ngram.TOKENS_AT_ONCE]))
+def test_a_group_among_others_has_the_kernel_that_it_has_alone(tokens, n, at_once):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ngram, "TOKENS_AT_ONCE", at_once)
+        batch = NgramKernel(n).collect([rollouts(*group) for group in tokens]).kernel_PNN
     assert batch.shape[1] == max(map(len, tokens))
     for kernel_NN, group in zip(batch, tokens, strict=True):
         assert torch.equal(kernel_NN[: len(group), : len(group)], kernel(*group, n=n))

@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from verl_setpo.signals.base import Rollout, Signal, SignalBatch, register_signal
 
+TOKENS_AT_ONCE = 2**21
+"""Tokens of the responses that are counted at once, padding included: some 300 bytes each, at n = 3."""
+
 
 @register_signal("ngram")
 class NgramKernel(Signal):
@@ -29,13 +32,19 @@ class NgramKernel(Signal):
 
     def collect(self, groups: Sequence[Sequence[Rollout]]) -> SignalBatch:
         width = max((len(group) for group in groups), default=0)
+        longest = max((len(rollout.token_ids) for group in groups for rollout in group), default=0)
+        at_once = max(1, TOKENS_AT_ONCE // max(1, width * longest))
         kernel_PNN = torch.eye(width).repeat(len(groups), 1, 1)
+        for first in range(0, len(groups), at_once):
+            self._fill(kernel_PNN[first : first + at_once], groups[first : first + at_once])
+        return SignalBatch(kernel_PNN=kernel_PNN, failures=(None,) * len(groups))
+
+    def _fill(self, kernel_PNN: torch.Tensor, groups: Sequence[Sequence[Rollout]]) -> None:
         responses = [rollout.token_ids.long() for group in groups for rollout in group]
         if responses:
             p_R, i_R = torch.tensor([(p, i) for p, group in enumerate(groups) for i in range(len(group))]).T
             one, other, cosine = _cosines(_counts(responses, p_R, self.n))
             kernel_PNN[p_R[one], i_R[one], i_R[other]] = cosine
-        return SignalBatch(kernel_PNN=kernel_PNN, failures=(None,) * len(groups))
 
 
 def _counts(responses: list[torch.Tensor], group_R: torch.Tensor, n: int) -> csr_array:
@@ -57,7 +66,7 @@ def _counts(responses: list[torch.Tensor], group_R: torch.Tensor, n: int) -> csr
         # Numbers, not windows: sorting them is several times quicker.
         distinct, column = torch.unique((gram_RT * vocabulary + last_RT)[there_RT], return_inverse=True)
         gram_RT = torch.zeros_like(last_RT).masked_scatter_(there_RT, column)
-        rows.append(there_RT.nonzero()[:, 0])
+        rows.append(there_RT.nonzero(as_tuple=True)[0])
         columns.append(width + column)
         width += len(distinct)
     row, column = torch.cat(rows).numpy(), torch.cat(columns).numpy()
@@ -68,6 +77,6 @@ def _cosines(counts: csr_array) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     """Two rows and their cosine, for all pairs that share an n-gram and each row with itself; exactly symmetric."""
     product = (counts @ counts.T).tocoo()
     norm_R = np.sqrt(counts.power(2).sum(axis=1))
-    one, other = product.coords
+    one, other = product.row, product.col
     cosine = np.minimum(product.data / (norm_R[one] * norm_R[other]), 1.0)
     return torch.from_numpy(one), torch.from_numpy(other), torch.from_numpy(cosine).float()
