@@ -34,7 +34,6 @@ def plugin_here() -> Iterator[Check]:
 
 def why_not_loaded() -> str | None:
     """None where verl knows our estimators after its import, else why it does not."""
-    import verl  # noqa: F401
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
     if all(name in ADV_ESTIMATOR_REGISTRY for name in ESTIMATORS):

@@ -5,20 +5,20 @@ The stock 2 s is small beside a step on GPUs, and longer than a whole step of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 
-def replay_buffer(*, sampler_kwargs: Any, refill_fn: Callable[[int], int], **kwargs: Any) -> ReplayBuffer:
+def replay_buffer(*, sampler_kwargs: Any, refill_fn: MethodType, **kwargs: Any) -> ReplayBuffer:
     """The buffer that verl itself would build, polled every `trainer.v1.sampler.sampler_kwargs.poll_interval` seconds.
 
     verl hands a custom sampler none of the keys of DAPO's group filter or of the refill of failed groups, so one that
     was built from these arguments would drop both in silence. `refill_fn` is the trainer's method; the trainer builds.
     """
-    trainer = refill_fn.__self__  # type: ignore[attr-defined]
+    trainer: Any = refill_fn.__self__
     if trainer.trainer_mode == "separate_async":
         check_separate_async(trainer.config)
     custom_sampler = trainer.config.trainer.v1.sampler.custom_sampler

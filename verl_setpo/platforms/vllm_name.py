@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata as metadata
 import sys
 from collections.abc import Iterable
-from email.message import Message
+from importlib.metadata import PackageMetadata
 from typing import Any
 
 
@@ -25,8 +25,8 @@ class _VllmCpuAsVllm(metadata.Distribution):
         return self._actual.locate_file(path)
 
     @property
-    def metadata(self) -> Message:  # type: ignore[override]
-        answer: Message = self._actual.metadata  # type: ignore[assignment]
+    def metadata(self) -> PackageMetadata:
+        answer: Any = self._actual.metadata  # an email.message.Message, whose fields can be deleted
         version = answer["Version"].split("+")[0] + "+cpu"
         del answer["Name"], answer["Version"]
         answer["Name"], answer["Version"] = "vllm", version
