@@ -27,6 +27,7 @@ from typing import Annotated, Any
 import typer
 import uvicorn
 from fastapi import FastAPI, Request
+from processes import run
 
 from verl_setpo.signals import AnswerClusters, JudgeSignal, Rollout, Signal, SignalBatch, register_signal
 from verl_setpo.signals.judge import Judge, JudgeSettings
@@ -164,22 +165,10 @@ def train(folder: Path, inputs: Path, method: str, mode: str, steps: int, tokens
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "scripts"), os.environ.get("PYTHONPATH", "")]),
         "VERL_USE_EXTERNAL_MODULES": "bench_overlap",
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "train.log", "w") as log:
-        process = subprocess.Popen(
-            [str(REPOSITORY / "recipes" / "cpu" / "run_tiny_fsdp.sh"), *overrides],
-            env=environment,
-            cwd=REPOSITORY,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = process.wait()
-        finally:
-            subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
-    if status != 0:
-        raise SystemExit(f"bench_overlap: {method} ended with status {status}, see {folder / 'train.log'}.")
+    try:
+        run([str(REPOSITORY / "recipes" / "cpu" / "run_tiny_fsdp.sh"), *overrides], folder / "train.log", environment)
+    except RuntimeError as error:
+        raise SystemExit(f"bench_overlap: {method}: {error}") from error
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["data"] for line in lines if line["step"] > FIRST]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from reproduction.processes import run
+from processes import run
 from reproduction.results import Estimate, estimate
 from reproduction.tables import table
 from reproduction.train import RECIPE

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from processes import end_all
 from reproduction import results
 from reproduction.evaluate import evaluate
 from reproduction.experiment import Experiment, Settings, load
 from reproduction.inputs import fingerprint, make_data, make_warm_start
-from reproduction.processes import end_all
 from reproduction.tables import beside, write
 from reproduction.train import curves, train
 from rich.console import Console

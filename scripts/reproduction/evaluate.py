@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from processes import run
+
 from reproduction.experiment import Evaluation
-from reproduction.processes import run
 
 Line = dict[str, Any]
 

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from processes import run
+
 from reproduction.experiment import Experiment
-from reproduction.processes import run
 
 
 def options(given: dict[str, Any]) -> list[str]:

@@ -7,8 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+from processes import run
+
 from reproduction.experiment import Experiment, Settings
-from reproduction.processes import run
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "cpu" / "run_tiny_fsdp.sh"
 FIGURES = {

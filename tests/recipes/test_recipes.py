@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
+from smoke import composition, training
 
 from verl_setpo.trainer.config_check import check_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path for path in (REPOSITORY / "recipes").glob("*/run_*.sh") if path.parent.name != "cpu")
-
-
-@pytest.fixture(scope="module")
-def smoke():
-    spec = importlib.util.spec_from_file_location("smoke_recipes", REPOSITORY / "scripts" / "smoke_recipes.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["smoke_recipes"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["smoke_recipes"]
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +31,17 @@ def inputs(tmp_path_factory) -> Path:
     return folder
 
 
-def config_of(smoke, inputs, script: str, **variables: str) -> DictConfig:
-    words = smoke.command_line(smoke.Case(script, variables), inputs)
+def config_of(inputs, script: str, **variables: str) -> DictConfig:
+    words = composition.command_line(composition.Case(script, variables), inputs)
     with initialize_config_module("verl.trainer.config", version_base=None):
         return compose("ppo_trainer", overrides=words)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_recipe_composes_and_passes_verls_checks_and_ours(smoke, inputs, script):
+def test_a_recipe_composes_and_passes_verls_checks_and_ours(inputs, script):
     name = f"{script.parent.name}/{script.name}"
-    cases = [case for case in smoke.all_cases() if case.script == name]
-    smoke.check_composition(cases[0], inputs)
+    cases = [case for case in composition.all_cases() if case.script == name]
+    composition.check_composition(cases[0], inputs)
     assert {case.variables["METHOD"] for case in cases} >= {"grpo", "gspo", "grpo_div"}
 
 
@@ -145,16 +134,16 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("script", "variables", "numbers"), TABLE)
-def test_the_numbers_are_the_papers(smoke, inputs, script, variables, numbers):
-    config = config_of(smoke, inputs, script, **variables)
+def test_the_numbers_are_the_papers(inputs, script, variables, numbers):
+    config = config_of(inputs, script, **variables)
     found = {key: OmegaConf.select(config, key, throw_on_missing=True) for key in numbers}
     assert found == numbers
     check_config(config)
 
 
-def test_a_baseline_is_verls_own_and_keeps_the_rest(smoke, inputs):
-    ours = config_of(smoke, inputs, "poly_epo/run_qwen3_4b_polaris_fsdp.sh")
-    plain = config_of(smoke, inputs, "poly_epo/run_qwen3_4b_polaris_fsdp.sh", METHOD="grpo")
+def test_a_baseline_is_verls_own_and_keeps_the_rest(inputs):
+    ours = config_of(inputs, "poly_epo/run_qwen3_4b_polaris_fsdp.sh")
+    plain = config_of(inputs, "poly_epo/run_qwen3_4b_polaris_fsdp.sh", METHOD="grpo")
     assert plain.algorithm.adv_estimator == "grpo"
     assert "set_rl" not in plain.algorithm
     assert plain.trainer.v1.trainer_mode == "sync"
@@ -170,35 +159,35 @@ def test_a_baseline_is_verls_own_and_keeps_the_rest(smoke, inputs):
         ({"EMBEDDER": "mine"}, "EMBEDDER=mine is unknown: use local, endpoint or reward_model."),
     ],
 )
-def test_a_wrong_variable_ends_the_script_with_the_names_that_it_knows(smoke, inputs, variables, cure):
+def test_a_wrong_variable_ends_the_script_with_the_names_that_it_knows(inputs, variables, cure):
     with pytest.raises(ValueError, match=re.escape(cure)):
-        smoke.command_line(smoke.Case("set_loo/run_qwen2_5_math_7b_fsdp.sh", variables), inputs)
+        composition.command_line(composition.Case("set_loo/run_qwen2_5_math_7b_fsdp.sh", variables), inputs)
 
 
-def test_the_smoke_test_sees_a_key_that_the_recipe_does_not_get(smoke, inputs):
-    case = smoke.Case("poly_epo/run_qwen3_1_7b_polynomial_fsdp.sh", {}, ("+algorithm.set_rl.signal.equals=math",))
+def test_the_smoke_test_sees_a_key_that_the_recipe_does_not_get(inputs):
+    case = composition.Case("poly_epo/run_qwen3_1_7b_polynomial_fsdp.sh", {}, ("+algorithm.set_rl.signal.equals=math",))
     with pytest.raises(ValueError, match=r"algorithm\.set_rl\.signal\.equals is not a key of the signal answer"):
-        smoke.check_composition(case, inputs)
+        composition.check_composition(case, inputs)
     config = OmegaConf.create({"a": {"b": 1}})
     with pytest.raises(ValueError, match=r"a\.b is 1 in the composed config, and the recipe asks for 2"):
-        smoke.check_values(["a.b=2"], config)
+        composition.check_values(["a.b=2"], config)
 
 
-def test_the_smoke_test_sees_a_missing_step_a_failed_signal_and_a_missing_checkpoint(smoke, tmp_path):
-    case = smoke.Case("poly_epo/x.sh", {"METHOD": "poly_epo"})
+def test_the_smoke_test_sees_a_missing_step_a_failed_signal_and_a_missing_checkpoint(tmp_path):
+    case = composition.Case("poly_epo/x.sh", {"METHOD": "poly_epo"})
     good = {"actor/grad_norm": 0.1, "set_rl/signal_failed_groups": 0.0, "set_rl/credit_share": 0.3}
     with pytest.raises(ValueError, match=r"no checkpoint of step 2"):
-        smoke.judge_steps(case, {1: good, 2: good}, tmp_path)
+        training.judge_steps(case, {1: good, 2: good}, tmp_path)
     (tmp_path / "checkpoints" / "global_step_2").mkdir(parents=True)
-    assert "grad norm 0.1" in smoke.judge_steps(case, {1: good, 2: good}, tmp_path)
+    assert "grad norm 0.1" in training.judge_steps(case, {1: good, 2: good}, tmp_path)
     with pytest.raises(ValueError, match=r"a step was skipped"):
-        smoke.judge_steps(case, {1: good}, tmp_path)
+        training.judge_steps(case, {1: good}, tmp_path)
     with pytest.raises(ValueError, match=r"signal_failed_groups is 1"):
-        smoke.judge_steps(case, {1: good, 2: good | {"set_rl/signal_failed_groups": 1.0}}, tmp_path)
+        training.judge_steps(case, {1: good, 2: good | {"set_rl/signal_failed_groups": 1.0}}, tmp_path)
 
 
-def test_every_recipe_for_fsdp_is_among_those_that_are_trained(smoke):
-    assert smoke.untrained_recipes() == []
+def test_every_recipe_for_fsdp_is_among_those_that_are_trained():
+    assert training.untrained_recipes() == []
 
 
 def test_the_two_diffs_for_a_newcomer_compose():

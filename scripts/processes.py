@@ -13,10 +13,12 @@ from pathlib import Path
 _live: set[int] = set()
 
 
-def run(words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+def run(
+    words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, limit_s: float | None = None
+) -> None:
     """Run a command in a session of its own, with its output in `log`.
 
-    Raises RuntimeError with the end of the log where it fails.
+    Raises RuntimeError with the end of the log where it fails, or takes more than `limit_s` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -25,13 +27,16 @@ def run(words: Sequence[str], log: Path, environment: Mapping[str, str] | None =
         )
         _live.add(process.pid)
         try:
-            status = process.wait()
+            status = process.wait(limit_s)
+            how = f"ended with status {status}"
+        except subprocess.TimeoutExpired:
+            status, how = -1, f"took more than {limit_s:g} s"
         finally:
             _end(process.pid)
             _live.discard(process.pid)
     if status:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
-        raise RuntimeError(f"{Path(words[0]).name} ended with status {status}, see {log}: {' / '.join(last)}")
+        raise RuntimeError(f"{Path(words[0]).name} {how}, see {log}: {' / '.join(last)}")
 
 
 def end_all() -> None:

@@ -1,0 +1,1 @@
+"""What scripts/smoke_recipes.py does: recipes composed and checked, and those for FSDP trained for two steps."""
