@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reproduction.experiment import Experiment, Settings
 from reproduction.results import estimate, figures
 
@@ -197,19 +199,28 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     return "\n\n".join(parts)
 
 
+def _accuracy(found: Sequence[dict[str, float]]) -> float:
+    return float(np.mean([one["pass@1"] for one in found])) if found else math.nan
+
+
 def _search(experiment: Experiment, chosen: dict[str, Settings], lines: Sequence[Line]) -> str:
     last, temperature = max(experiment.evaluation.steps), experiment.evaluation.temperatures[-1]
     ends = [line for line in lines if line["kind"] == "counts"]
     ends = [line for line in ends if (line["step"], line["temperature"]) == (last, temperature)]
+    tried: dict[str, list[list[dict[str, float]]]] = {}
+    for name, method in experiment.methods.items():
+        of = [experiment.identity(experiment.settings_of(name, trial)) for trial in method.trials]
+        tried[name] = [[figures(line) for line in ends if line["of"] == one] for one in of]
+    best = max(_accuracy(found) for found in tried[experiment.baseline])
     rows = []
     for name, method in experiment.methods.items():
-        for trial in method.trials:
-            of = experiment.identity(experiment.settings_of(name, trial))
-            found = [figures(line) for line in ends if line["of"] == of]
+        for trial, found in zip(method.trials, tried[name], strict=True):
             cells = [cell(column, [one[column] for one in found]) for column in ("pass@1", "distinct")]
             everything = experiment.settings_of(name, trial)
             settings = ", ".join(f"{setting} {value}" for setting, value in everything.items() if setting != "METHOD")
             how = "" if trial != chosen[name] else "chosen" if len(method.trials) > 1 else "given"
+            if how == "chosen" and _accuracy(found) < best - experiment.slack:
+                how = "chosen, as none is accurate enough"
             rows.append([method.label, settings, *cells, how])
     baseline = experiment.methods[experiment.baseline].label
     seeds = ", ".join(map(str, experiment.search_seeds))

@@ -9,12 +9,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from reproduce import Run, missing, search_runs
+from reproduce import PUBLISHED, Run, app, missing, search_runs
 from reproduction import results
 from reproduction.evaluate import count
 from reproduction.experiment import FOLDER, Experiment, load
 from reproduction.inputs import fingerprint
 from reproduction.tables import against_baseline, at_equal_accuracy, cell, write
+from typer.testing import CliRunner
 
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -320,6 +321,29 @@ def test_a_seed_whose_starting_model_differs_between_machines_counts_as_two(tmp_
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(weights)
     assert fingerprint(one) != fingerprint(other)
+
+
+def test_show_draws_as_soon_as_there_is_a_run_and_says_which_choice_was_below_the_bound(tmp_path):
+    search, test = (results.read(PUBLISHED / f"countdown.{stage}.jsonl") for stage in ("search", "test"))
+    results.append(tmp_path / "countdown.search.jsonl", search)
+    raw = tmp_path / "countdown.test.jsonl"
+    results.append(raw, [line for line in test if line["method"] == "start"])
+
+    def shown() -> tuple[str, set[str]]:
+        done = CliRunner().invoke(app, ["show", "countdown", "--results", str(tmp_path)])
+        assert done.exit_code == 0, done.output
+        return (tmp_path / "countdown.md").read_text(), {path.name for path in tmp_path.glob("*.png")}
+
+    page, plots = shown()
+    assert "## At the end of training" not in page
+    assert not plots
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines() if row.startswith("| ")]
+    how = {(row[0], row[-1]) for row in rows if row[-1]}
+    assert {("GRPO", "chosen"), ("SetPO+GRPO", "chosen, as none is accurate enough")} < how
+    results.append(raw, [line for line in test if line["method"] == "grpo" and line["seed"] == 1])
+    page, plots = shown()
+    assert "## At the end of training" in page
+    assert plots == {f"countdown.{name}.png" for name in ("training", "front", "pass_at_k")}
 
 
 def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_counts():
