@@ -13,10 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from reproduction.experiment import Experiment
-from reproduction.results import estimate, figures
+from reproduction.results import estimate, figures, front
 
 Line = dict[str, Any]
 CURVES = {"pass@1": "pass@1", "distinct": "distinct correct answers a problem", "coverage": "problems solved"}
+SMOOTH = 10
 
 
 def draw(experiment: Experiment, lines: Sequence[Line], folder: Path) -> None:
@@ -64,33 +65,48 @@ def _training(
         found = [line["entropy"] for line in _of(curves, method=method) if "entropy" in line]
         if found:
             mean = np.mean([one[: min(map(len, found))] for one in found], axis=0)
-            axis.plot(range(1, len(mean) + 1), mean, color=colour)
-    axis.set_title("entropy of the policy, in nats a token", fontsize=9)
+            smooth = np.convolve(mean, np.full(SMOOTH, 1 / SMOOTH), "valid")
+            axis.plot(np.arange(len(smooth)) + (SMOOTH + 1) / 2, smooth, color=colour)
+    axis.set_title(f"entropy of the policy, in nats a token, mean of {SMOOTH} steps", fontsize=9)
     axis.set_xlabel("step")
     for rest in axes[1:, -1]:
         rest.axis("off")
-    axes[0, 0].legend(fontsize=8)
     figure.suptitle(f"{experiment.title}, temperature {temperature:g}", fontsize=10)
+    _legend(figure, axes[0, 0], columns=5)
     _save(figure, folder / f"{experiment.name}.training.png")
 
 
 def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, str], folder: Path) -> None:
-    """Every checkpoint of every run: distinct correct answers against pass@1."""
-    figure, axis = plt.subplots(figsize=(6.5, 4.5))
-    temperature = experiment.evaluation.temperatures[-1]
+    """Every checkpoint of every run: distinct correct answers against pass@1, and each method's front of them."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.8))
+    temperature, last = experiment.evaluation.temperatures[-1], max(experiment.evaluation.steps)
     found = _of(counts, set="test", temperature=temperature)
     for method, colour in colours.items():
-        points = [figures(line) for line in _of(found, method=method)]
-        axis.scatter([one["pass@1"] for one in points], [one["distinct"] for one in points], s=12, color=colour,
-                     alpha=0.6, linewidths=0, label=experiment.methods[method].label)  # fmt: skip
+        runs: dict[int, list[dict[str, float]]] = {}
+        for line in _of(found, method=method):
+            runs.setdefault(line["seed"], []).append(figures(line))
+        points = [one for run in runs.values() for one in run]
+        axis.scatter([one["pass@1"] for one in points], [one["distinct"] for one in points], s=10, color=colour,
+                     alpha=0.4, linewidths=0)  # fmt: skip
+        levels = np.arange(min(one["pass@1"] for one in points), 1, 0.002)
+        # NaN, so not drawn, as soon as one run does not reach it.
+        mean = np.mean([[front(run, level) for level in levels] for run in runs.values()], axis=0)
+        axis.plot(levels, mean, color=colour, linewidth=1.8, label=experiment.methods[method].label)
+        ends = [figures(line) for line in _of(found, method=method, step=last)]
+        axis.scatter(np.mean([one["pass@1"] for one in ends]), np.mean([one["distinct"] for one in ends]), s=60,
+                     color=colour, edgecolors="black", zorder=3)  # fmt: skip
     starts = [figures(line) for line in _of(found, method="start")]
     axis.scatter([one["pass@1"] for one in starts], [one["distinct"] for one in starts], marker="*", s=90,
-                 color="black", label="starting models")  # fmt: skip
+                 color="black", label="starting models", zorder=3)  # fmt: skip
     axis.set_xlabel("pass@1, held-out problems")
     axis.set_ylabel(f"distinct correct answers in {experiment.evaluation.n} samples")
-    axis.set_title(f"every checkpoint of every run, temperature {temperature:g}", fontsize=9)
+    axis.set_title(
+        f"Dots: every checkpoint of every run, temperature {temperature:g}. Lines: the most diverse checkpoint\n"
+        "that is at least as accurate, mean over runs, as far as all get. Circles: mean at the end.",
+        fontsize=8,
+    )
     axis.set_ylim(bottom=0)
-    axis.legend(fontsize=8)
+    _legend(figure, axis)
     _save(figure, folder / f"{experiment.name}.front.png")
 
 
@@ -112,11 +128,17 @@ def _pass_at_k(experiment: Experiment, counts: Sequence[Line], colours: dict[str
         axis.set_xscale("log", base=2)
         axis.set_xlabel("k")
         axis.set_title(f"pass@k, held-out problems, temperature {temperature:g}", fontsize=9)
-    axes[0, 0].legend(fontsize=8)
+    _legend(figure, axes[0, 0])
     _save(figure, folder / f"{experiment.name}.pass_at_k.png")
+
+
+def _legend(figure: Any, axis: Any, columns: int = 3) -> None:
+    """One for all axes, below them: it hides nothing."""
+    names = axis.get_legend_handles_labels()
+    figure.legend(*names, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns)
 
 
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)

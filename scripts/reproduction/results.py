@@ -133,6 +133,11 @@ def figures(line: Line) -> dict[str, float]:
     return found
 
 
+def front(run: Iterable[dict[str, float]], accuracy: float) -> float:
+    """The most distinct correct answers of a run's checkpoints of at least this pass@1, by their figures; or NaN."""
+    return max((one["distinct"] for one in run if one["pass@1"] >= accuracy), default=math.nan)
+
+
 def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]:
     """The trial of each method that the report is about, by validation prompts at the end of training.
 

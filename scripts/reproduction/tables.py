@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reproduction.experiment import Experiment, Settings
-from reproduction.results import estimate, figures
+from reproduction.results import estimate, figures, front
 
 Line = dict[str, Any]
 COLUMNS = {
@@ -159,10 +159,9 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     highest = max(one["pass@1"] for of in runs.values() for run in of.values() for one in run)
     first = max(start["pass@1"] for start in at(lines, "start", 0))
     levels = [level / 1000 for level in (*range(25, 951, 25), 960, 970, 980, 990) if first < level / 1000 <= highest]
-
-    def front(method: str, seed: int, level: float) -> float:
-        enough = [one["distinct"] for one in runs[method].get(seed, []) if one["pass@1"] >= level]
-        return max(enough, default=math.nan)
+    fronts = {
+        name: {seed: [front(run, level) for level in levels] for seed, run in of.items()} for name, of in runs.items()
+    }
 
     head = ["", *(f"{100 * level:.1f} %" for level in levels)]
     there = [name for name in experiment.methods if name in runs]
@@ -170,11 +169,10 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     rows = []
     for name in there:
         cells = []
-        for level in levels:
-            fronts = [front(name, seed, level) for seed in runs[name]]
-            reached = sum(not math.isnan(one) for one in fronts)
-            whole = reached == len(fronts)
-            cells.append(cell("distinct", fronts) if whole else f"reached by {reached} of {len(fronts)} runs")
+        for found in zip(*fronts[name].values(), strict=True):
+            reached = sum(not math.isnan(one) for one in found)
+            whole = reached == len(found)
+            cells.append(cell("distinct", found) if whole else f"reached by {reached} of {len(found)} runs")
         rows.append([label[name], *cells])
     intro = (
         "What stopping early would give: distinct correct answers of the most diverse checkpoint whose pass@1 is at "
@@ -182,18 +180,13 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
         "all methods alike."
     )
     parts = [intro, table(head, rows)]
+    unreached = [math.nan] * len(levels)
     for base in (name for name in (experiment.baseline, *experiment.controls) if name in runs):
-        rows = [
-            [
-                label[name],
-                *(
-                    cell("times", [front(name, seed, level) / front(base, seed, level) for seed in runs[name]])
-                    for level in levels
-                ),
-            ]
-            for name in there
-            if name != base
-        ]
+        rows = []
+        for name in (name for name in there if name != base):
+            pairs = [(of, fronts[base].get(seed, unreached)) for seed, of in fronts[name].items()]
+            times = ([of[at] / other[at] for of, other in pairs] for at in range(len(levels)))
+            rows.append([label[name], *(cell("times", found) for found in times)])
         if rows:
             parts += [f"Times that of {label[base]}, of the seeds where both reach it:", table(head, rows)]
     return "\n\n".join(parts)
