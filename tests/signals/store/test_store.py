@@ -290,6 +290,15 @@ def test_the_same_texts_again_are_no_second_call(judge, server):
     assert len(server.asked) == 1
 
 
+def test_of_a_server_that_sleeps_nothing_is_asked_at_collect(judge, server, monkeypatch):
+    monkeypatch.setattr(judge, "_asleep", True)
+    start = time.monotonic()
+    batch = judge.collect([group("never-seen")])
+    assert time.monotonic() - start < 5
+    assert batch.failures[0].startswith("lost: ")
+    assert not server.asked
+
+
 # ---- shards
 
 
@@ -327,6 +336,23 @@ def test_limits_are_divided_among_the_shards(server, limit, part):
     embedder = build_signal("embedding", {"base_url": server.url, "model": "m", **given})
     _, keys = embedder._work(Run("x"), 3).args
     assert keys[limit] == part
+
+
+def test_trouble_with_one_shard_costs_the_groups_of_no_other(judge, server, monkeypatch):
+    store, broken = judge._store, judge._store._index("a")
+    collect_one = type(store)._collect_one
+
+    def breaks(self, index, *rest):
+        if index == broken:
+            raise ray.exceptions.ObjectLostError("00", "owner", "call site")
+        return collect_one(self, index, *rest)
+
+    monkeypatch.setattr(type(store), "_collect_one", breaks)
+    uids = ["a", *(f"b{i}" for i in range(20))]
+    batch = judge.collect([group(uid) for uid in uids])
+    for uid, failure in zip(uids, batch.failures, strict=True):
+        assert (failure is not None) == (store._index(uid) == broken)
+        assert failure is None or "ObjectLostError" in failure
 
 
 # ---- killed actors
@@ -516,29 +542,3 @@ def test_the_stores_keys_and_the_others_are_told_apart():
     settings, others = split_keys({"wait_s": 5, "model": "m", "base_url": "http://h/v1", "shards": 2})
     assert (settings.wait_s, settings.shards) == (5, 2)
     assert others == {"model": "m", "base_url": "http://h/v1"}
-
-
-def test_trouble_with_one_shard_costs_the_groups_of_no_other(judge, server, monkeypatch):
-    store, broken = judge._store, judge._store._index("a")
-    collect_one = type(store)._collect_one
-
-    def breaks(self, index, *rest):
-        if index == broken:
-            raise ray.exceptions.ObjectLostError("00", "owner", "call site")
-        return collect_one(self, index, *rest)
-
-    monkeypatch.setattr(type(store), "_collect_one", breaks)
-    uids = ["a", *(f"b{i}" for i in range(20))]
-    batch = judge.collect([group(uid) for uid in uids])
-    for uid, failure in zip(uids, batch.failures, strict=True):
-        assert (failure is not None) == (store._index(uid) == broken)
-        assert failure is None or "ObjectLostError" in failure
-
-
-def test_of_a_server_that_sleeps_nothing_is_asked_at_collect(judge, server, monkeypatch):
-    monkeypatch.setattr(judge, "_asleep", True)
-    start = time.monotonic()
-    batch = judge.collect([group("never-seen")])
-    assert time.monotonic() - start < 5
-    assert batch.failures[0].startswith("lost: ")
-    assert not server.asked
