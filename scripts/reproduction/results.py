@@ -124,13 +124,19 @@ def figures(line: Line) -> dict[str, float]:
     """
     correct, distinct, n = np.array(line["correct"]), np.array(line["distinct"]), line["n"]
     ks = [k for k in (2**i for i in range(20)) if k <= n]
-    found = {f"pass@{k}": float(np.mean(pass_at_k(np.full_like(correct, n), correct, k))) for k in ks}
+    found = {f"pass@{k}": share_with_correct(line, k) for k in ks}
     several = distinct >= 2
     found["distinct"] = float(distinct.mean())
     found["width"] = float(several.mean())
     found["mode"] = float(distinct[several].mean()) if several.any() else math.nan
     found["coverage"] = float((correct > 0).mean())
     return found
+
+
+def share_with_correct(line: Line, k: int) -> float:
+    """Share of the prompts that are to be expected to have a correct one of k samples: pass@k, unbiased."""
+    correct = np.array(line["correct"])
+    return float(np.mean(pass_at_k(np.full_like(correct, line["n"]), correct, k)))
 
 
 def front(run: Iterable[dict[str, float]], accuracy: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reproduction.experiment import Experiment, Settings
-from reproduction.results import estimate, figures, front
+from reproduction.results import estimate, figures, front, share_with_correct
 
 Line = dict[str, Any]
 COLUMNS = {
@@ -36,6 +36,12 @@ def write(
                 title = f"## At the end of training: {where}, temperature {temperature:g}"
                 parts += [title, _ends(experiment, lines), against_baseline(experiment, lines)]
     temperature = experiment.evaluation.temperatures[-1]
+    lines = [line for line in counts if (line["set"], line["temperature"]) == ("train", temperature)]
+    rollouts = experiment.settings["ROLLOUT_N"]
+    starts = [share_with_correct(line, rollouts) for line in lines if line["method"] == "start"]
+    if len(lines) > len(starts) > 0 and min(starts) < 0.99:
+        title = f"## Along training: training prompts with a correct one of {rollouts} rollouts"
+        parts += [f"{title}, temperature {temperature:g}", _with_correct(experiment, lines, rollouts)]
     lines = [line for line in counts if (line["set"], line["temperature"]) == ("test", temperature)]
     if any(line["method"] != "start" for line in lines):
         title = f"## At equal accuracy: held-out test prompts, temperature {temperature:g}"
@@ -127,6 +133,19 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
             ranges = [text.partition(" (")[2].rstrip(")") if len(found) > 2 else "" for text in more]
             rows.append([label, *cells, *ranges, str(len(found))])
     return table(["", *columns.values(), *expected.values(), "runs"], rows)
+
+
+def _with_correct(experiment: Experiment, lines: Sequence[Line], rollouts: int) -> str:
+    """Of how many training prompts is there something to learn in a step? Where all rollouts are wrong there is not."""
+    steps = sorted({line["step"] for line in lines})
+    rows = []
+    for name in ("start", *experiment.methods):
+        of = [line for line in lines if line["method"] == name]
+        found = {step: [share_with_correct(line, rollouts) for line in of if line["step"] == step] for step in steps}
+        if of:
+            label = "starting model" if name == "start" else experiment.methods[name].label
+            rows.append([label, *(cell("coverage", found[step]) if found[step] else "" for step in steps)])
+    return table(["", *(f"step {step}" for step in steps)], rows)
 
 
 def against_baseline(experiment: Experiment, lines: Sequence[Line]) -> str:

@@ -323,6 +323,30 @@ def test_a_seed_whose_starting_model_differs_between_machines_counts_as_two(tmp_
     assert fingerprint(one) != fingerprint(other)
 
 
+def test_along_training_a_prompt_with_a_correct_one_of_so_many_rollouts_is_counted_where_the_start_lacks_some(tmp_path):
+    experiment = load("multiplication")
+    chosen = {name: method.trials[0] for name, method in experiment.methods.items()}
+
+    def rows(of_start):
+        of = experiment.identity()
+        lines = [counts("start", {}, of_start, [1, 1], None, set="train", n=64, step=0, warm_start=1, of=of)]
+        for seed, correct in ((1, [64, 0]), (2, [64, 64])):
+            lines.append(counts("poly_epo", chosen["poly_epo"], correct, [1, 1], seed, set="train", n=64, step=20))
+        write(experiment, chosen, [], lines, tmp_path / "page.md")
+        _, _, table = (tmp_path / "page.md").read_text().partition("## Along training: ")
+        table = table.partition("##")[0].splitlines()
+        return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table if row.startswith("| ")]
+
+    # 8 of 64 samples hold the only correct one an eighth of the time.
+    assert rows([1, 1]) == [
+        ["", "step 0", "step 20"],
+        ["---"] * 3,
+        ["starting model", "12.5 %", ""],
+        ["Poly-EPO", "", "75.0 % (50.0, 100.0)"],
+    ]
+    assert rows([64, 64]) == []
+
+
 def test_show_draws_as_soon_as_there_is_a_run_and_says_which_choice_was_below_the_bound(tmp_path):
     search, test = (results.read(PUBLISHED / f"countdown.{stage}.jsonl") for stage in ("search", "test"))
     results.append(tmp_path / "countdown.search.jsonl", search)

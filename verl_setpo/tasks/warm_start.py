@@ -50,7 +50,8 @@ class WarmStartConfig:
 DEFAULTS = {
     "polynomial": WarmStartConfig(),
     "countdown": WarmStartConfig(steps=800, batch_size=64),
-    "multiplication": WarmStartConfig(steps=3000, batch_size=64, max_new_tokens=96),
+    # Between 2 % and 40 % correct lie 200 steps.
+    "multiplication": WarmStartConfig(steps=3000, batch_size=64, max_new_tokens=96, check_every=50),
 }
 
 
