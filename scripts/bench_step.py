@@ -93,8 +93,8 @@ def train(name: str, seed: int, steps: int, rollouts: int, work_dir: Path) -> di
 
 
 def show(seconds: dict[str, dict[str, list[list[float]]]]) -> str:
-    """Of each training the median step and the median phase of advantages: now and then a call to TransferQueue takes
-    0.5 s, in verl's own part of the phase too. Differences from GRPO are of the same round, as a share of its step.
+    """Of each training the median step and the median phase of advantages: now and then the phase takes 0.5 s more,
+    under GRPO too. Differences from GRPO are of the same round, as a share of its step.
     """
     typical = {
         name: {phase: [statistics.median(one) for one in of[phase]] for phase in ("step", "adv")}
