@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 import pytest
@@ -152,3 +153,16 @@ def test_dapos_filter_and_the_refill_of_failed_groups_work_on_the_cpu_platform()
     on_cpu = get_trainer_cls("sync")(compose_config(*keys, "+platform=cpu")).replay_buffer
     assert (plain.filter_groups_metric, plain.sync_refill_failed_groups) == ("acc", True)
     assert (on_cpu.filter_groups_metric, on_cpu.sync_refill_failed_groups) == ("acc", True)
+
+
+@pytest.mark.parametrize("key", ["lora_rank=8", "lora.rank=8", "lora_adapter_path=/adapters/one"])
+@pytest.mark.parametrize("words", [("sync",), ("set_sync", "+set_rl=set_loo")])
+def test_lora_is_refused_with_its_key_before_anything_starts(words, key):
+    mode, *method = words
+    more = (f"trainer.v1.trainer_mode={mode}", f"actor_rollout_ref.model.{key}")
+    sentence = (
+        f"^actor_rollout_ref\\.model\\.{re.escape(key)} asks for LoRA, which platform=cpu does not support: leave it"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        get_trainer_cls(mode)(compose_config(*method, "+platform=cpu", *more))
+    get_trainer_cls(mode)(compose_config(*method, *more))  # on a GPU it is verl's own matter
