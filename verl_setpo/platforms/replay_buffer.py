@@ -39,8 +39,8 @@ def replay_buffer(*, sampler_kwargs: Any, refill_fn: MethodType, **kwargs: Any) 
 def check_no_adapter(config: DictConfig) -> None:
     """Raise ValueError for LoRA.
 
-    The first weights had not arrived after four minutes where vLLM held the adapter; merged into the others, the rollout's token
-    probabilities were up to 0.03 off the trainer's.
+    Where vLLM held the adapter, the first weights had not arrived after four minutes; where it was merged into the
+    other weights, the rollout's token probabilities were up to 0.03 off the trainer's.
     """
     model = config.actor_rollout_ref.model
     for key in ("lora_rank", "lora.rank", "lora_adapter_path"):
