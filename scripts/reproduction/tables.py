@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,35 +138,61 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
 def _with_correct(experiment: Experiment, lines: Sequence[Line], rollouts: int) -> str:
     """Of how many training prompts is there something to learn in a step? Where all rollouts are wrong there is not."""
     steps = sorted({line["step"] for line in lines})
+    found: dict[str, dict[int, dict[int, float]]] = {}
+    for line in lines:
+        by_step = found.setdefault(line["method"], {}).setdefault(line["step"], {})
+        by_step[line["warm_start"] if line["method"] == "start" else line["seed"]] = share_with_correct(line, rollouts)
     rows = []
-    for name in ("start", *experiment.methods):
-        of = [line for line in lines if line["method"] == name]
-        found = {step: [share_with_correct(line, rollouts) for line in of if line["step"] == step] for step in steps}
-        if of:
-            label = "starting model" if name == "start" else experiment.methods[name].label
-            rows.append([label, *(cell("coverage", found[step]) if found[step] else "" for step in steps)])
-    return table(["", *(f"step {step}" for step in steps)], rows)
+    for name in (name for name in ("start", *experiment.methods) if name in found):
+        label = "starting model" if name == "start" else experiment.methods[name].label
+        shares = (list(found[name].get(step, {}).values()) for step in steps)
+        rows.append([label, *(cell("coverage", of) if of else "" for of in shares)])
+    parts = [table(["", *(f"step {step}" for step in steps)], rows)]
+    steps = [step for step in steps if step]
+    for base in _bases(experiment, found):
+        rows = []
+        for name in (name for name in experiment.methods if name in found and name != base):
+            points = []
+            for step in steps:
+                of, other = (found[one].get(step, {}) for one in (name, base))
+                points.append([100 * (share - other[seed]) for seed, share in sorted(of.items()) if seed in other])
+            rows.append([experiment.methods[name].label, *(cell("points", one) for one in points)])
+        if rows:
+            label = experiment.methods[base].label
+            parts += [
+                f"Points more than {label}, seed by seed:",
+                table(["", *(f"step {step}" for step in steps)], rows),
+            ]
+    return "\n\n".join(parts)
+
+
+def _bases(experiment: Experiment, there: Container[str]) -> list[str]:
+    """What the others are compared with: the baseline and the controls, as far as they have been run."""
+    return [name for name in (experiment.baseline, *experiment.controls) if name in there]
 
 
 def against_baseline(experiment: Experiment, lines: Sequence[Line]) -> str:
-    """Each method's end beside the baseline's of the same seed, so of the same starting model."""
-    ends = [line for line in lines if line["step"] == max(experiment.evaluation.steps)]
+    """Each method's end beside the baseline's, and each control's, of the same seed, so of the same starting model."""
     by_seed: dict[str, dict[int, dict[str, float]]] = {}
-    for line in ends:
-        by_seed.setdefault(line["method"], {})[line["seed"]] = figures(line)
-    base = by_seed.pop(experiment.baseline, {})
-    rows = []
-    for name in (name for name in experiment.methods if name in by_seed):
-        pairs = [(of, base[seed]) for seed, of in sorted(by_seed[name].items()) if seed in base]
-        if pairs:
-            points = [100 * (of["pass@1"] - other["pass@1"]) for of, other in pairs]
-            cells = [cell("points", points)]
-            for column in ("distinct", "mode", "width"):
-                cells.append(cell("times", [of[column] / (other[column] or math.nan) for of, other in pairs]))
-            rows.append([experiment.methods[name].label, *cells, str(len(pairs))])
-    label = experiment.methods[experiment.baseline].label
+    for line in lines:
+        if line["step"] == max(experiment.evaluation.steps):
+            by_seed.setdefault(line["method"], {})[line["seed"]] = figures(line)
     head = ["", "points of pass@1", "times distinct", "times average mode", "times problems with 2 or more", "pairs"]
-    return f"Against {label}, seed by seed:\n\n" + table(head, rows) if rows else ""
+    parts = []
+    for base in _bases(experiment, by_seed):
+        rows = []
+        for name in (name for name in experiment.methods if name in by_seed and name != base):
+            both = [seed for seed in sorted(by_seed[name]) if seed in by_seed[base]]
+            pairs = [(by_seed[name][seed], by_seed[base][seed]) for seed in both]
+            if pairs:
+                points = [100 * (of["pass@1"] - other["pass@1"]) for of, other in pairs]
+                cells = [cell("points", points)]
+                for column in ("distinct", "mode", "width"):
+                    cells.append(cell("times", [of[column] / (other[column] or math.nan) for of, other in pairs]))
+                rows.append([experiment.methods[name].label, *cells, str(len(pairs))])
+        if rows:
+            parts += [f"Against {experiment.methods[base].label}, seed by seed:", table(head, rows)]
+    return "\n\n".join(parts)
 
 
 def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
@@ -200,7 +226,7 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
     )
     parts = [intro, table(head, rows)]
     unreached = [math.nan] * len(levels)
-    for base in (name for name in (experiment.baseline, *experiment.controls) if name in runs):
+    for base in _bases(experiment, runs):
         rows = []
         for name in (name for name in there if name != base):
             pairs = [(of, fronts[base].get(seed, unreached)) for seed, of in fronts[name].items()]

@@ -113,6 +113,11 @@ def test_a_method_is_compared_with_the_baseline_of_the_same_seed():
         "2",
     ]
     assert against_baseline(load("polynomial"), lines[:2]) == ""
+    control = line("grpo_diverse", 1, [9, 9], [2, 2])
+    *_, title, table = against_baseline(load("polynomial"), [*lines, control]).split("\n\n")
+    assert title == "Against GRPO, tuned for diversity, seed by seed:"
+    assert [row.partition(" |")[0] + row[-6:] for row in table.splitlines()[2:]] == ["| GRPO | 1 |", "| SetPO | 1 |"]
+    assert "| SetPO | 0.00 | 2.00 | 2.00 | 1.00 | 1 |" in table
 
 
 def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_counts():
@@ -187,6 +192,30 @@ def test_along_training_a_prompt_with_a_correct_one_of_so_many_rollouts_is_count
         ["Poly-EPO", "", "75.0 % (50.0, 100.0)"],
     ]
     assert rows([64, 64]) == []
+
+
+def test_along_training_methods_are_compared_within_a_seed(tmp_path):
+    experiment = load("multiplication")
+    chosen = {name: method.trials[0] for name, method in experiment.methods.items()}
+    of = experiment.identity()
+    lines = [counts("start", {}, [1, 1], [1, 1], None, set="train", n=64, step=0, warm_start=1, of=of)]
+    for method, seed, correct in (
+        *(("poly_epo", 1, [64, 0]), ("poly_epo", 2, [64, 64]), ("poly_epo", 3, [64, 64])),
+        *(("grpo", 1, [64, 64]), ("grpo", 2, [0, 8]), ("grpo_slow", 2, [0, 0])),
+    ):
+        lines.append(counts(method, chosen[method], correct, [1, 1], seed, set="train", n=64, step=20))
+    write(experiment, chosen, [], lines, tmp_path / "page.md")
+    _, _, page = (tmp_path / "page.md").read_text().partition("## Along training: ")
+    shares, *pairs = page.partition("\n##")[0].split("\n\nPoints more than ")
+    assert "| starting model | 12.5 % |  |" in shares
+    assert [text.partition(",")[0] for text in pairs] == ["GRPO", "GRPO"]
+    against, of_control = (text.splitlines()[4:] for text in pairs)
+    # Of 8 of 64 samples one is in 67.9 % of draws of 8 of them.
+    assert against == [
+        "| GRPO, learning rate 1e-4 | -33.95 |",
+        "| Poly-EPO | 8.02 (-50.00, 66.05) |",
+    ]
+    assert of_control == ["| GRPO | 33.95 |", "| Poly-EPO | 100.00 |"]
 
 
 def test_show_draws_as_soon_as_there_is_a_run_and_says_which_choice_was_below_the_bound(tmp_path):
