@@ -138,10 +138,11 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
 def _with_correct(experiment: Experiment, lines: Sequence[Line], rollouts: int) -> str:
     """Of how many training prompts is there something to learn in a step? Where all rollouts are wrong there is not."""
     steps = sorted({line["step"] for line in lines})
-    found: dict[str, dict[int, dict[int, float]]] = {}
+    found: dict[str, dict[int, dict[Any, float]]] = {}
     for line in lines:
-        by_step = found.setdefault(line["method"], {}).setdefault(line["step"], {})
-        by_step[line["warm_start"] if line["method"] == "start" else line["seed"]] = share_with_correct(line, rollouts)
+        # A starting model has no seed, and the same one of another machine counts as another.
+        run = (line["warm_start"], line.get("model")) if line["method"] == "start" else line["seed"]
+        found.setdefault(line["method"], {}).setdefault(line["step"], {})[run] = share_with_correct(line, rollouts)
     rows = []
     for name in (name for name in ("start", *experiment.methods) if name in found):
         label = "starting model" if name == "start" else experiment.methods[name].label
