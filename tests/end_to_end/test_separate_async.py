@@ -103,11 +103,11 @@ def test_poly_epo_trains_in_separate_async_mode_with_a_slow_judge_and_vllm_follo
         assert [question in batch for batch in batches] == [False, True, False]
 
     # The first update moved the weights, the second did not; the second step's rollouts are a version old.
-    old, difference = "training/off_policy/trajectory_staleness/mean", "training/rollout_probs_diff_max"
+    old, difference = "training/off_policy/trajectory_staleness/mean", "training/rollout_probs_diff_mean"
     assert [step["actor/grad_norm"] > 0 for step in steps] == [True, True, True]
     assert steps[0][old] == 0
-    assert steps[0][difference] < 1e-5
+    assert steps[0][difference] < 1e-6
     assert steps[1][old] > 0
     assert steps[1][difference] > 1e-3
     # The new weights are in vLLM: it would be as far from the trainer as in the second step if they were not.
-    assert steps[2][difference] < 1e-5
+    assert steps[2][difference] < 1e-6

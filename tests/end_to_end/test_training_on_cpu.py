@@ -81,9 +81,10 @@ def test_poly_epo_trains_in_sync_mode_with_a_real_judge_and_vllm_follows_the_tra
     )
 
     steps = [run.metrics[step] for step in range(1, 7)]
-    # The weights move, and vLLM's log probs stay those of the trainer: it was 7e-3 while one layer missed the sync.
+    # The weights move, and vLLM's token probabilities stay those of the trainer, to rounding: 2e-7 to 4e-7 on average.
+    # The greatest difference has a long tail (up to 4e-5 in 27,800 steps), so the mean tells a missed layer: 6e-3.
     assert sum(step["actor/grad_norm"] > 0 for step in steps) >= 4
-    assert all(step["training/rollout_probs_diff_max"] < 1e-5 for step in steps)
+    assert max(step["training/rollout_probs_diff_mean"] for step in steps) < 1e-6
     assert all(0 <= step["set_rl/credit_share"] <= 1 for step in steps)
     # One call a prompt, and another for an answer that does not hold; none for the prompts of validation.
     for step in steps:
