@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,6 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _live: set[int] = set()
+# How Python ends a traceback, in the driver and (as Ray prints it) in a worker.
+_RAISED = re.compile(r"^[\w.]+(Error|Exception)(\(\w+\))?: ")
+
+
+class CommandFailed(RuntimeError):
+    """A command ended with another status than 0, or took too long: which, why, and where its log is."""
 
 
 def run(
@@ -18,7 +25,7 @@ def run(
 ) -> None:
     """Run a command in a session of its own, with its output in `log`.
 
-    Raises RuntimeError with the end of the log where it fails, or takes more than `limit_s` seconds.
+    Raises CommandFailed with what the log says last where it fails, or takes more than `limit_s` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -35,8 +42,14 @@ def run(
             _end(process.pid)
             _live.discard(process.pid)
     if status:
-        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
-        raise RuntimeError(f"{Path(words[0]).name} {how}, see {log}: {' / '.join(last)}")
+        raise CommandFailed(f"{Path(words[0]).name} {how}, see {log}: {_why(log.read_text(errors='replace'))}")
+
+
+def _why(text: str) -> str:
+    """The last exception of a log, or its last lines."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    return " / ".join(line[:300] for line in raised[-1:] or lines[-3:])
 
 
 def end_all() -> None:

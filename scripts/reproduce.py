@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from processes import end_all
+from processes import CommandFailed, end_all
 from reproduction import results
 from reproduction.evaluate import evaluate
 from reproduction.experiment import Experiment, Settings, load
@@ -87,7 +88,7 @@ def run(
     inputs.mkdir(parents=True, exist_ok=True)
     say(f"data and {len(experiment.warm_starts.seeds)} starting models in {inputs}")
     data = make_data(experiment, inputs)
-    _in_parallel(jobs, lambda one: make_warm_start(experiment, inputs, one), experiment.warm_starts.seeds)
+    in_parallel(jobs, lambda one: make_warm_start(experiment, inputs, one), experiment.warm_starts.seeds)
     search = results_dir / f"{experiment.search_of or name}.search.jsonl"
     if not search.is_file() and (PUBLISHED / search.name).is_file():
         results_dir.mkdir(parents=True, exist_ok=True)
@@ -207,21 +208,29 @@ def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, fi
         left = (time.monotonic() - started) / finished * (len(todo) - finished)
         say(f"{run.name}: {time.monotonic() - begun:.0f} s; {finished} of {len(todo)}, {left / 60:.0f} min left")
 
-    _in_parallel(jobs, work, todo)
+    in_parallel(jobs, work, todo)
 
 
-def _in_parallel(jobs: int, work: Callable[[Any], object], items: Iterable[Any]) -> None:
-    """`work` on each item; the first that fails, or Ctrl-C, ends all."""
+def in_parallel(jobs: int, work: Callable[[Any], object], items: Iterable[Any]) -> None:
+    """`work` on each item; where a command fails the others go on, and the exit status is 1. Ctrl-C ends all."""
+    failed = 0
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             for future in as_completed(futures):
-                future.result()
+                try:
+                    future.result()
+                except CommandFailed as error:
+                    failed += 1
+                    say(str(error))
         except BaseException:
             for future in futures:
                 future.cancel()
             end_all()
             raise
+    if failed:
+        say(f"{failed} of {len(futures)} failed; the same command tries them again")
+        raise typer.Exit(1)
 
 
 def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[results.Line]:
@@ -252,4 +261,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except CommandFailed as error:
+        sys.exit(str(error))

@@ -28,7 +28,7 @@ MINILM = "${oc.env:MINILM}"
 def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, model: Path, seed: int) -> Path:
     """Train, and return the folder of checkpoints. What a training that was cut off has left is deleted before.
 
-    Raises RuntimeError with the end of the log where verl fails.
+    Raises CommandFailed where verl fails.
     """
     trained = folder / "trained"
     if trained.is_file():  # and not evaluated

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from processes import run
+from processes import CommandFailed, run
 
 CHILD_STAYS = "sleep 300 & echo $! > child; "
 
@@ -21,6 +21,11 @@ def child_of(folder: Path) -> bool:
     ("end", "limit_s", "said"),
     [
         ("echo first; echo why >&2; exit 3", None, "sh ended with status 3, see {log}: first / why"),
+        (
+            "echo '  ray.exceptions.OutOfMemoryError: killed'; echo 'pid rss'; echo 'Set this.'; exit 1",
+            None,
+            "sh ended with status 1, see {log}: ray.exceptions.OutOfMemoryError: killed",
+        ),
         ("echo busy; sleep 300", 0.5, "sh took more than 0.5 s, see {log}: busy"),
     ],
 )
@@ -29,7 +34,7 @@ def test_a_command_that_fails_or_takes_too_long_says_so_and_ends_with_its_childr
 ):
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "logs" / "log"
-    with pytest.raises(RuntimeError, match=f"^{re.escape(said.format(log=log))}$"):
+    with pytest.raises(CommandFailed, match=f"^{re.escape(said.format(log=log))}$"):
         run(["sh", "-c", CHILD_STAYS + end], log, limit_s=limit_s)
     assert not child_of(tmp_path)
 

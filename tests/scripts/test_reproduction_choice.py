@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from reproduce import Run, missing, search_runs
+import typer
+from processes import CommandFailed
+from reproduce import Run, in_parallel, missing, search_runs
 from reproduction import results
 from reproduction.experiment import FOLDER, Evaluation, load
 
@@ -196,3 +198,25 @@ def test_a_line_that_was_cut_off_is_neither_read_nor_in_the_way_of_the_next(tmp_
     assert results.read(path) == [{"a": 1}, {"a": 2}]
     results.append(path, [{"a": 4}])
     assert results.read(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
+
+
+def test_a_run_that_fails_stops_no_other_and_the_command_says_so(capsys):
+    done = []
+
+    def work(item):
+        if item == 1:
+            raise CommandFailed("run_tiny_fsdp.sh ended with status 1")
+        done.append(item)
+
+    with pytest.raises(typer.Exit) as end:
+        in_parallel(2, work, [0, 1, 2, 3])
+    assert end.value.exit_code == 1
+    assert sorted(done) == [0, 2, 3]
+    said = capsys.readouterr().out
+    assert "run_tiny_fsdp.sh ended with status 1" in said
+    assert "1 of 4 failed; the same command tries them again" in said
+
+
+def test_a_defect_of_the_script_ends_all(capsys):
+    with pytest.raises(KeyError):
+        in_parallel(1, {0: 0}.__getitem__, [0, 1])
