@@ -175,7 +175,7 @@ def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: 
         if model not in there:
             samples = folder / "samples" / f"{stage}-start-{seed}"
             who = {"kind": "counts", "method": "start", "settings": {}, "of": of, "warm_start": seed, "model": model}
-            counted = evaluate(warm_start, experiment.evaluation, _sets(experiment, stage, data), samples)
+            counted = evaluate(warm_start, experiment, _sets(experiment, stage, data), samples)
             results.append(file, [{**who, "seed": None, **line} for line in counted])
             shutil.rmtree(samples)
 
@@ -245,8 +245,7 @@ def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[res
     steps = [step for step in experiment.evaluation.steps if step]
     sets = _sets(experiment, run.stage, data)
     lines = [
-        {"kind": "counts", **who, **line}
-        for line in evaluate(checkpoints, experiment.evaluation, sets, place / "samples", steps)
+        {"kind": "counts", **who, **line} for line in evaluate(checkpoints, experiment, sets, place / "samples", steps)
     ]
     # The last line of a run: where it is, all others are.
     lines.append({"kind": "curves", **who, **curves(place, experiment, settings)})

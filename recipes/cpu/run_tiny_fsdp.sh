@@ -8,6 +8,7 @@ set -xeuo pipefail
 TASK=${TASK:-polynomial}
 METHOD=${METHOD:-set_loo}                # grpo is verl's own trainer; coverage pays sets for distinct correct answers
 DATA_DIR=${DATA_DIR:-runs/$TASK/data}    # verl-setpo data $TASK --out $DATA_DIR
+REWARD_PATH=${REWARD_PATH:-pkg://verl_setpo.tasks.rewards} # of a task of your own: the file of its compute_score
 MODEL_PATH=${MODEL_PATH:-runs/$TASK/model} # verl-setpo data tiny-model --task $TASK --data $DATA_DIR --out $MODEL_PATH
 RUN_DIR=${RUN_DIR:-runs/$TASK/$METHOD}
 STEPS=${STEPS:-40}
@@ -62,7 +63,7 @@ ROLLOUT=(
 )
 
 REWARD=(
-    reward.custom_reward_function.path=pkg://verl_setpo.tasks.rewards
+    reward.custom_reward_function.path="$REWARD_PATH"
     reward.custom_reward_function.name=compute_score
 )
 

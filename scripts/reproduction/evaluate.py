@@ -10,13 +10,13 @@ from typing import Any
 
 from processes import run
 
-from reproduction.experiment import Evaluation
+from reproduction.experiment import Experiment
 
 Line = dict[str, Any]
 
 
 def evaluate(
-    model: Path, evaluation: Evaluation, sets: dict[str, Path], folder: Path, steps: Sequence[int] | None = None
+    model: Path, experiment: Experiment, sets: dict[str, Path], folder: Path, steps: Sequence[int] | None = None
 ) -> Iterator[Line]:
     """Draw samples, count, and give {"step", "set", "temperature", "n", "correct": [...], "distinct": [...]}.
 
@@ -27,12 +27,15 @@ def evaluate(
     `correct` counts the correct samples of each prompt, `distinct` its different correct answers (strategies, where
     the reward names them). The samples themselves stay in `folder`.
     """
+    evaluation = experiment.evaluation
     for temperature in evaluation.temperatures:
         out = folder / f"temperature_{temperature}"
         command = ["verl-setpo", "evaluate", f"run={model}", "--out", str(out), "--n", str(evaluation.n)]
         command += ["--temperature", str(temperature), "--max-tokens", str(evaluation.max_tokens), "--dtype", "float32"]
         for name, file in sets.items():
             command += ["--data", f"{name}={file}"]
+        if experiment.own_task:
+            command += ["--reward", f"{experiment.own_task}:compute_score"]
         if steps:
             looked_at = steps if temperature == evaluation.temperatures[-1] else [max(steps)]
             command += ["--steps", ",".join(map(str, looked_at))]

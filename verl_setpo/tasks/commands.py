@@ -159,18 +159,33 @@ def countdown(
         written.tell(out)
 
 
+@data.command()
+def own(
+    task: Annotated[str, typer.Argument(metavar="FILE.py", help="Such as scripts/experiments/coins.py.")],
+    out: Out,
+    train_size: TrainSize,
+    test_size: TestSize,
+    seed: Seed = 0,
+    style: Style = "tiny",
+    overwrite: Overwrite = False,
+) -> None:
+    """A task of your own: a Python file with DATA_SOURCE, Problem, generate and compute_score."""
+    _generate(out, task, train_size, test_size, seed=seed, style=style, overwrite=overwrite)
+
+
 add_sets(data)
 
 
 @data.command("tiny-model")
 def tiny_model(
-    task: Annotated[str, typer.Option(help="polynomial, multiplication or countdown.")],
+    task: Annotated[str, typer.Option(help="polynomial, multiplication, countdown, or a Python file: `data own`.")],
     data: Annotated[Path, typer.Option(help="Folder that `verl-setpo data` wrote for this task.")],
     out: Annotated[Path, typer.Option(help="Folder to make, for actor_rollout_ref.model.path.")],
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(help="Most steps of training; default by task.")] = None,
     target: Annotated[float | None, typer.Option(help="Stop at this pass@1 on training prompts.")] = None,
     wrong_share: Annotated[float | None, typer.Option(help="Share of answers that are wrong on purpose.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Of a sample, a byte each; default by task.")] = None,
     layers: Annotated[int, typer.Option(help="Decoder layers.")] = 3,
     width: Annotated[int, typer.Option(help="Hidden size.")] = 64,
     threads: Annotated[int, typer.Option(help="CPU threads. Other numbers give slightly other weights.")] = 1,
@@ -191,6 +206,7 @@ def tiny_model(
             steps=steps,
             target=target,
             wrong_share=wrong_share,
+            max_new_tokens=max_new_tokens,
             layers=layers,
             width=width,
             threads=threads,

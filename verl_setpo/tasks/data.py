@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from verl_setpo.tasks.files import new_folder
-from verl_setpo.tasks.rewards import TASKS
+from verl_setpo.tasks.own import find_task
 
 RECORD = "dataset.json"
 SPLITS = ("train", "test")
@@ -28,15 +28,15 @@ class Problem(Protocol):
     def ground_truth(self, style: str) -> str: ...
 
 
-def to_rows(task: str, problems: Sequence[Problem], split: str, style: str) -> list[dict[str, Any]]:
-    """One row in verl's schema per problem. Raises ValueError for an unknown style."""
+def to_rows(task: Any, problems: Sequence[Problem], split: str, style: str) -> list[dict[str, Any]]:
+    """One row in verl's schema per problem of `task`, a module. Raises ValueError for an unknown style."""
     check_style(style)
     return [
         make_row(
-            task,
+            task.DATA_SOURCE,
             [{"role": "user", "content": problem.prompt(style)}],
             problem.ground_truth(style),
-            ability=TASKS[task].ABILITY,
+            ability=getattr(task, "ABILITY", task.DATA_SOURCE),
             split=split,
             index=index,
         )
@@ -78,7 +78,7 @@ def write_dataset(
 
     Args:
         out: the folder to make, whole or not at all (`new_folder`).
-        task: a key of `TASKS`.
+        task: a key of `TASKS`, or a file of one's own (`find_task`).
         train_size: rows of train.parquet.
         test_size: rows of test.parquet.
         seed: the same seed gives the same rows.
@@ -91,12 +91,20 @@ def write_dataset(
     for name, size in (("train", train_size), ("test", test_size)):
         if size < 1:
             raise ValueError(f"--{name}-size is {size}: give at least 1")
-    record = {"task": task, "style": style, "seed": seed, "train_size": train_size, "test_size": test_size, **options}
+    module = find_task(task)
+    record = {
+        "task": module.DATA_SOURCE,
+        "style": style,
+        "seed": seed,
+        "train_size": train_size,
+        "test_size": test_size,
+        **options,
+    }
     with new_folder(out, record=RECORD, overwrite=overwrite) as folder:
-        problems = TASKS[task].generate(train_size + test_size, seed, **options)
+        problems = module.generate(train_size + test_size, seed, **options)
         rows = [
-            to_rows(task, problems[:train_size], "train", style),
-            to_rows(task, problems[train_size:], "test", style),
+            to_rows(module, problems[:train_size], "train", style),
+            to_rows(module, problems[train_size:], "test", style),
         ]
         for split, split_rows in zip(SPLITS, rows, strict=True):
             write_parquet(split_rows, folder / f"{split}.parquet")

@@ -9,7 +9,7 @@ import torch
 
 from verl_setpo.tasks.data import read_dataset
 from verl_setpo.tasks.files import new_folder
-from verl_setpo.tasks.rewards import TASKS
+from verl_setpo.tasks.own import find_task
 from verl_setpo.tasks.tiny_model import RECORD, build_model, build_tokenizer, save
 from verl_setpo.tasks.warm_start import DEFAULTS, SampleFigures, WarmStartConfig, measure, to_prompts, train
 
@@ -26,6 +26,7 @@ def make_tiny_model(
     steps: int | None = None,
     target: float | None = None,
     wrong_share: float | None = None,
+    max_new_tokens: int | None = None,
     layers: int = 3,
     width: int = 64,
     threads: int = 1,
@@ -34,14 +35,16 @@ def make_tiny_model(
 ) -> SampleFigures:
     """Make the folder `out`, whole or not at all, and return the figures on held-out prompts.
 
-    `steps`, `target` and `wrong_share` replace the values of `DEFAULTS[task]` where they are given.
+    `task` is one of `TASKS` or a file of one's own (`find_task`). `steps`, `target`, `wrong_share` and `max_new_tokens`
+    replace the values of `DEFAULTS`, those of `WarmStartConfig` for a task of one's own, where they are given.
     Raises ValueError that names the option at fault.
     """
-    config = _config(task, seed, steps, target, wrong_share)
+    module = find_task(task)
+    config = _config(module.DATA_SOURCE, seed, steps, target, wrong_share, max_new_tokens)
     if threads < 1:
         raise ValueError(f"--threads is {threads}: give at least 1")
     record, train_rows, test_rows = read_dataset(data)
-    if record["task"] != task:
+    if record["task"] != module.DATA_SOURCE:
         raise ValueError(f"--data {data} holds the task {record['task']}, not {task}: give --task {record['task']}")
     if record["style"] != "tiny":
         raise ValueError(f"--data {data} has prompts in English: make it again with --style tiny")
@@ -52,8 +55,8 @@ def make_tiny_model(
             tokenizer = build_tokenizer()
             model = build_model(tokenizer, layers=layers, width=width, seed=seed)
             report(f"{model.num_parameters()} parameters, {len(train_rows)} training prompts")
-            steps_done = train(model, tokenizer, to_prompts(train_rows, tokenizer), config, report)
-            held_out = to_prompts(test_rows[:MEASURED_PROMPTS], tokenizer)
+            steps_done = train(model, tokenizer, to_prompts(module, train_rows, tokenizer), config, report)
+            held_out = to_prompts(module, test_rows[:MEASURED_PROMPTS], tokenizer)
             figures = measure(model, tokenizer, held_out, seed=seed, max_new_tokens=config.max_new_tokens)
         finally:
             torch.set_num_threads(threads_before)
@@ -63,7 +66,7 @@ def make_tiny_model(
             tokenizer,
             folder,
             {
-                "task": task,
+                "task": module.DATA_SOURCE,
                 "dataset": record,
                 "config": asdict(config),
                 "layers": layers,
@@ -82,11 +85,14 @@ def make_tiny_model(
 
 
 def _config(
-    task: str, seed: int, steps: int | None, target: float | None, wrong_share: float | None
+    task: str,
+    seed: int,
+    steps: int | None,
+    target: float | None,
+    wrong_share: float | None,
+    max_new_tokens: int | None,
 ) -> WarmStartConfig:
-    if task not in TASKS:
-        raise ValueError(f"--task is {task!r}: give {' or '.join(sorted(TASKS))}")
-    config = replace(DEFAULTS[task], seed=seed)
+    config = replace(DEFAULTS.get(task, WarmStartConfig()), seed=seed)
     if steps is not None:
         if steps < 1:
             raise ValueError(f"--steps is {steps}: give at least 1")
@@ -97,4 +103,8 @@ def _config(
         if not 0 <= wrong_share <= 1:
             raise ValueError(f"--wrong-share is {wrong_share}: give a share from 0 to 1")
         config = replace(config, wrong_share=wrong_share)
+    if max_new_tokens is not None:
+        if max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens is {max_new_tokens}: give at least 1")
+        config = replace(config, max_new_tokens=max_new_tokens)
     return config

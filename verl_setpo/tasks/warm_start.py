@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from verl_setpo.tasks.rewards import TASKS, compute_score
 from verl_setpo.tasks.tiny_model import prompt_ids
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ SAMPLE_BATCH = 4096
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """How to train. `DEFAULTS` holds the values that suit each task.
+    """How to train. `DEFAULTS` holds the values that suit each task of this package.
 
     The learning rate rises over `warmup_steps` and falls to zero at `steps` by a cosine. Every `check_every` steps,
     64 training prompts are sampled 16 times each; training ends early when pass@1 there has reached `target`.
@@ -57,9 +56,9 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row of a dataset, with the tokens of its prompt."""
+    """A row of a dataset of `task`, a module, with the tokens of its prompt."""
 
-    data_source: str
+    task: Any
     ground_truth: str
     tokens: list[int]
 
@@ -79,12 +78,9 @@ class SampleFigures:
     parsed: float
 
 
-def to_prompts(rows: Sequence[dict[str, Any]], tokenizer: "PreTrainedTokenizerBase") -> list[Prompt]:
+def to_prompts(task: Any, rows: Sequence[dict[str, Any]], tokenizer: "PreTrainedTokenizerBase") -> list[Prompt]:
     """Rows in verl's schema, with the tokens that verl's rollout will make of their prompts."""
-    return [
-        Prompt(row["data_source"], row["reward_model"]["ground_truth"], prompt_ids(tokenizer, row["prompt"]))
-        for row in rows
-    ]
+    return [Prompt(task, row["reward_model"]["ground_truth"], prompt_ids(tokenizer, row["prompt"])) for row in rows]
 
 
 @torch.no_grad()
@@ -138,7 +134,8 @@ def measure(
     responses = sample(model, tokenizer, prompts, num_samples, max_new_tokens=max_new_tokens, seed=seed)
     correct, distinct, parsed = 0.0, 0, 0
     for prompt, texts in zip(prompts, responses, strict=True):
-        scores = [compute_score(prompt.data_source, text, prompt.ground_truth) for text in texts]
+        task = prompt.task
+        scores = [task.compute_score(task.DATA_SOURCE, text, prompt.ground_truth) for text in texts]
         correct += sum(score["acc"] for score in scores)
         distinct += len({score.get("strategy", score["pred"]) for score in scores if score["acc"]} - {""})
         parsed += sum(score["pred"] != "" for score in scores)
@@ -154,8 +151,7 @@ class _Batches:
         self.config = config
         self.rng = random.Random(config.seed)
         self.examples = [
-            (prompt.tokens, TASKS[prompt.data_source].Problem.from_ground_truth(prompt.ground_truth))
-            for prompt in prompts
+            (prompt.tokens, prompt.task.Problem.from_ground_truth(prompt.ground_truth)) for prompt in prompts
         ]
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
