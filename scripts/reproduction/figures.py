@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from reproduction.experiment import Experiment
-from reproduction.results import estimate, figures, front
+from reproduction.results import estimate, figures, front, paths
 
 Line = dict[str, Any]
 CURVES = {"pass@1": "pass@1", "distinct": "distinct correct answers a problem", "coverage": "problems solved"}
@@ -81,16 +81,14 @@ def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, st
     figure, axis = plt.subplots(figsize=(7.5, 4.8))
     temperature, last = experiment.evaluation.temperatures[-1], max(experiment.evaluation.steps)
     found = _of(counts, set="test", temperature=temperature)
+    runs = paths(found)
     for method, colour in colours.items():
-        runs: dict[int, list[dict[str, float]]] = {}
-        for line in _of(found, method=method):
-            runs.setdefault(line["seed"], []).append(figures(line))
-        points = [one for run in runs.values() for one in run]
+        points = [figures(line) for line in _of(found, method=method)]
         axis.scatter([one["pass@1"] for one in points], [one["distinct"] for one in points], s=10, color=colour,
                      alpha=0.4, linewidths=0)  # fmt: skip
         levels = np.arange(min(one["pass@1"] for one in points), 1, 0.002)
         # NaN, so not drawn, as soon as one run does not reach it.
-        mean = np.mean([[front(run, level) for level in levels] for run in runs.values()], axis=0)
+        mean = np.mean([[front(run, level) for level in levels] for run in runs[method].values()], axis=0)
         axis.plot(levels, mean, color=colour, linewidth=1.8, label=experiment.methods[method].label)
         ends = [figures(line) for line in _of(found, method=method, step=last)]
         axis.scatter(np.mean([one["pass@1"] for one in ends]), np.mean([one["distinct"] for one in ends]), s=60,
@@ -101,8 +99,8 @@ def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, st
     axis.set_xlabel("pass@1, held-out problems")
     axis.set_ylabel(f"distinct correct answers in {experiment.evaluation.n} samples")
     axis.set_title(
-        f"Dots: every checkpoint of every run, temperature {temperature:g}. Lines: the most diverse checkpoint\n"
-        "that is at least as accurate, mean over runs, as far as all get. Circles: mean at the end.",
+        f"Dots: every checkpoint of every run, temperature {temperature:g}. Lines: the most of a run\n"
+        "where it is at least as accurate, mean over runs, as far as all get. Circles: mean at the end.",
         fontsize=8,
     )
     axis.set_ylim(bottom=0)

@@ -15,6 +15,7 @@ import math
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,9 +140,32 @@ def share_with_correct(line: Line, k: int) -> float:
     return float(np.mean(pass_at_k(np.full_like(correct, line["n"]), correct, k)))
 
 
-def front(run: Iterable[dict[str, float]], accuracy: float) -> float:
-    """The most distinct correct answers of a run's checkpoints of at least this pass@1, by their figures; or NaN."""
-    return max((one["distinct"] for one in run if one["pass@1"] >= accuracy), default=math.nan)
+def paths(lines: Iterable[Line]) -> dict[str, dict[int, list[dict[str, float]]]]:
+    """The figures of each run's models in the order of training, its starting model first, by method and seed."""
+    lines = sorted(lines, key=lambda line: line["step"])
+    starts = {(line["warm_start"], line.get("model")): line for line in lines if line["method"] == "start"}
+    found: dict[str, dict[int, list[dict[str, float]]]] = {}
+    for line in lines:
+        if line["method"] != "start":
+            start = starts.get((line["warm_start"], line.get("model")))
+            of_method = found.setdefault(line["method"], {})
+            of_method.setdefault(line["seed"], [figures(start)] if start else []).append(figures(line))
+    return found
+
+
+def front(path: Sequence[dict[str, float]], accuracy: float) -> float:
+    """The most distinct correct answers of a run at this pass@1 or above, or NaN.
+
+    Between one checkpoint and the next a run is taken to go straight. One that jumps over `accuracy` would else be
+    looked at where it is more accurate, and less diverse, than what it is compared with.
+    """
+    reached = [one["distinct"] for one in path if one["pass@1"] >= accuracy]
+    for one, other in pairwise(path):
+        below, above = sorted((one, other), key=lambda model: model["pass@1"])
+        if below["pass@1"] < accuracy < above["pass@1"]:
+            share = (accuracy - below["pass@1"]) / (above["pass@1"] - below["pass@1"])
+            reached.append(below["distinct"] + share * (above["distinct"] - below["distinct"]))
+    return max(reached, default=math.nan)
 
 
 def choose(experiment: Experiment, lines: Sequence[Line]) -> dict[str, Settings]:

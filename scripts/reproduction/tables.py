@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reproduction.experiment import Experiment, Settings
-from reproduction.results import estimate, figures, front, share_with_correct
+from reproduction.results import estimate, figures, front, paths, share_with_correct
 
 Line = dict[str, Any]
 COLUMNS = {
@@ -197,11 +197,8 @@ def against_baseline(experiment: Experiment, lines: Sequence[Line]) -> str:
 
 
 def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
-    """The front of the runs: what is the most diverse checkpoint that is accurate enough?"""
-    runs: dict[str, dict[int, list[dict[str, float]]]] = {}
-    for line in lines:
-        if line["method"] != "start":
-            runs.setdefault(line["method"], {}).setdefault(line["seed"], []).append(figures(line))
+    """The front of the runs: how diverse is each where it is accurate enough?"""
+    runs = paths(lines)
     highest = max(one["pass@1"] for of in runs.values() for run in of.values() for one in run)
     first = max(start["pass@1"] for start in at(lines, "start", 0))
     levels = [level / 1000 for level in (*range(25, 951, 25), 960, 970, 980, 990) if first < level / 1000 <= highest]
@@ -221,9 +218,9 @@ def at_equal_accuracy(experiment: Experiment, lines: Sequence[Line]) -> str:
             cells.append(cell("distinct", found) if whole else f"reached by {reached} of {len(found)} runs")
         rows.append([label[name], *cells])
     intro = (
-        "What stopping early would give: distinct correct answers of the most diverse checkpoint whose pass@1 is at "
-        "least that of the column, mean over runs. Checkpoints are picked on the prompts that they are shown on, for "
-        "all methods alike."
+        "What stopping early would give: the most distinct correct answers of a run where its pass@1 is at least that "
+        "of the column, mean over runs. Between two checkpoints, and between the starting model and the first, a run "
+        "is taken to go straight. Where to stop is picked on the prompts that are shown, for all methods alike."
     )
     parts = [intro, table(head, rows)]
     unreached = [math.nan] * len(levels)

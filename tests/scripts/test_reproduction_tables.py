@@ -120,7 +120,7 @@ def test_a_method_is_compared_with_the_baseline_of_the_same_seed():
     assert "| SetPO | 0.00 | 2.00 | 2.00 | 1.00 | 1 |" in table
 
 
-def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_counts():
+def test_at_equal_accuracy_a_run_counts_where_it_is_most_diverse_and_accurate_enough():
     def line(method, seed, step, correct, distinct):
         more = {"set": "test", "step": step, "warm_start": 1}
         return counts(method, {}, [correct], [distinct], seed, **more)
@@ -139,16 +139,16 @@ def test_at_equal_accuracy_the_most_diverse_checkpoint_that_is_accurate_enough_c
     _, fronts, against, times = at_equal_accuracy(load("polynomial"), lines).split("\n\n")
     cells = cells_of(fronts)
     at = dict(zip(cells[""], cells["GRPO"], strict=True))
-    assert at["52.5 %"] == "3.50 (3.00, 4.00)"  # step 5 of both seeds
-    assert at["62.5 %"] == "2.50 (3.00, 2.00)"  # the end of the second
-    assert at["82.5 %"] == "1.50 (1.00, 2.00)"
+    # Between the start and step 5: 5 - 2 x 0.025 / 0.3, and 5 - 1 x 0.025 / 0.1.
+    assert at["52.5 %"] == "4.79 (4.83, 4.75)"
+    assert at["62.5 %"] == "4.00 (4.17, 3.83)"  # the second between steps 5 and 10: 4 - 2 x 0.025 / 0.3
+    assert at["82.5 %"] == "2.50 (2.50, 2.50)"
     assert at["90.0 %"] == "1.50 (1.00, 2.00)"
-    assert dict(zip(cells[""], cells["SetPO"], strict=True)) == {
-        level: "6.00" if float(level[:4]) <= 60 else "5.00" for level in at
-    }
+    of_set_loo = dict(zip(cells[""], cells["SetPO"], strict=True))
+    assert [of_set_loo[level] for level in ("52.5 %", "60.0 %", "75.0 %", "90.0 %")] == ["6.00", "6.00", "5.50", "5.00"]
     assert against == "Times that of GRPO, of the seeds where both reach it:"
     of_seed_1 = dict(zip(cells[""], cells_of(times)["SetPO"], strict=True))
-    assert (of_seed_1["52.5 %"], of_seed_1["62.5 %"], of_seed_1["82.5 %"]) == ("2.00", "1.67", "5.00")
+    assert (of_seed_1["52.5 %"], of_seed_1["62.5 %"], of_seed_1["82.5 %"]) == ("1.24", "1.42", "2.10")
     lines.append(line("set_loo", 2, 5, 6, 9))
     _, fronts, _, times = at_equal_accuracy(load("polynomial"), lines).split("\n\n")
     assert fronts.endswith("| reached by 1 of 2 runs |")
@@ -167,7 +167,8 @@ def test_controls_are_methods_of_the_experiment_and_are_compared_with_too():
     lines.append(line("set_loo", 5, 1, 6, 6))
     *_, against, times = at_equal_accuracy(load("polynomial"), lines).split("\n\n")
     assert against == "Times that of GRPO, tuned for diversity, of the seeds where both reach it:"
-    assert [row.split("|")[1:3] for row in times.splitlines()[2:]] == [[" GRPO ", " 0.50 "], [" SetPO ", " 3.00 "]]
+    at_the_end = [(row.split("|")[1], row.split("|")[-2]) for row in times.splitlines()[2:]]
+    assert at_the_end == [(" GRPO ", " 0.50 "), (" SetPO ", " 3.00 ")]
 
 
 def test_along_training_a_prompt_with_a_correct_one_of_so_many_rollouts_is_counted_where_the_start_lacks_some(tmp_path):
