@@ -124,6 +124,9 @@ def show(
     experiment = _load(name)
     search = results.read(raw / f"{experiment.search_of or name}.search.jsonl")
     test = results.read(raw / f"{name}.test.jsonl")
+    if not search and not test:
+        say(f"There are no results of {name} in {raw}: `run` it first.")
+        raise typer.Exit(1)
     try:
         chosen = results.choose(experiment, search)
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 INPUTS = {"task", "data", "validation", "warm_starts"}
+RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "cpu" / "run_tiny_fsdp.sh"
+_ITS_OWN = {"TASK", "DATA_DIR", "REWARD_PATH", "MODEL_PATH", "RUN_DIR", "STEPS", "SEED", "TEST_FREQ", "VAL_N", "PYTHON"}
+VARIABLES = [name for name in re.findall(r"^([A-Z_]+)=\$\{", RECIPE.read_text(), re.MULTILINE) if name not in _ITS_OWN]
+"""Variables of the recipe that settings may have; the others are given by the experiment."""
 Settings = dict[str, Any]
 """Variables of recipes/cpu/run_tiny_fsdp.sh (in capitals) and overrides of verl (dotted keys)."""
 
@@ -36,7 +41,7 @@ class Evaluation(_Strict):
     """
 
     every: int = 5
-    steps: list[int]
+    steps: list[int] = Field(min_length=1)
     n: int = Field(default=64, ge=2)
     temperatures: list[float] = [1.0]
     max_tokens: int
@@ -58,7 +63,7 @@ class Method(_Strict):
 
     label: str
     settings: Settings
-    trials: list[Settings] = [{}]
+    trials: list[Settings] = Field(default=[{}], min_length=1)
 
 
 class Experiment(_Strict):
@@ -87,7 +92,7 @@ class Experiment(_Strict):
     settings: Settings
     evaluation: Evaluation
     methods: dict[str, Method]
-    seeds: list[int]
+    seeds: list[int] = Field(min_length=1)
     search_seeds: list[int]
     baseline: str = "grpo"
     controls: list[str] = []
@@ -102,6 +107,15 @@ class Experiment(_Strict):
         for name in self.controls:
             if name not in self.methods:
                 raise ValueError(f"controls has {name}, which is none of the methods: {', '.join(self.methods)}")
+        if self.validation >= self.data.get("test-size", 0):
+            raise ValueError(f"data.test-size must be more than validation, {self.validation}: the rest is reported")
+        of_methods = [settings for method in self.methods.values() for settings in (method.settings, *method.trials)]
+        for name in {name for settings in (self.settings, *of_methods) for name in settings if name.isupper()}:
+            if name not in VARIABLES:
+                raise ValueError(f"settings have {name}, which is none of the recipe's {', '.join(VARIABLES)}")
+        for name in ("TRAIN_BATCH_SIZE", "ROLLOUT_N"):
+            if name not in self.settings:
+                raise ValueError(f"settings must have {name}")
         both = set(self.seeds) & set(self.search_seeds)
         if both:
             raise ValueError(f"seeds and search_seeds share {min(both)}: the report must not use what was chosen by")
@@ -143,19 +157,38 @@ class Experiment(_Strict):
 def load(name: str) -> Experiment:
     """Raises ValueError, one sentence, for a name without a file or a file that does not hold."""
     path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
-        raise ValueError(f"There is no experiment {name!r}: choose one of {there}.")
-    content = yaml.safe_load(path.read_text())
+    content = _read(path)
     if base := content.get("extends"):
         inputs = INPUTS & set(content)
         if inputs:
             raise ValueError(f"{path}: {min(inputs)} is that of {base}, which this experiment extends: leave it out")
-        whole = OmegaConf.merge(yaml.safe_load((FOLDER / f"{base}.yaml").read_text()), content)
+        whole = OmegaConf.merge(_read(FOLDER / f"{base}.yaml"), content)
         content = OmegaConf.to_container(whole)
         content["methods"] = {name: method for name, method in content["methods"].items() if method is not None}
     try:
-        return Experiment(**content)
+        experiment = Experiment(**content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        # A key that is not known says more than one that is missing, for which it may stand.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{path}: {where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None
+    if experiment.name != name:
+        raise ValueError(f"{path}: name is {experiment.name}, but the file is {path.name}: both must be the same")
+    if experiment.own_task and not experiment.own_task.is_file():
+        raise ValueError(f"{path}: task is {experiment.task}, and there is no {experiment.own_task}")
+    return experiment
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise ValueError(f"There is no experiment {path.stem!r}: choose one of {there}.")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no keys: an experiment has {', '.join(Experiment.model_fields)}")
+    return content

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from processes import run
 
-from reproduction.experiment import Experiment, Settings
+from reproduction.experiment import RECIPE, Experiment, Settings
 
-RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "cpu" / "run_tiny_fsdp.sh"
 FIGURES = {
     "entropy": "actor/entropy",
     "reward": "critic/score/mean",

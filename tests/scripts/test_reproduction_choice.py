@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 import typer
+import yaml
+from omegaconf import OmegaConf
 from processes import CommandFailed
 from reproduce import Run, in_parallel, missing, search_runs
 from reproduction import results
@@ -82,6 +85,43 @@ class TestAnExperimentThatExtendsAnother:
         (folder / "wide.yaml").write_text("{name: wide, title: Wide, extends: polynomial, data: {seed: 12}}")
         with pytest.raises(ValueError, match=r"wide\.yaml: data is that of polynomial, which this experiment extends"):
             load("wide")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"COEFF": 4}}, "settings have COEFF, which is none of the recipe's METHOD, TRAIN_BATCH_SIZE, "),
+        ({"methods": {"grpo": {"trials": [{"STEPS": 5}]}}}, "settings have STEPS, which is none of the recipe's "),
+        ({"sedes": [1]}, "sedes: Extra inputs are not permitted"),
+        ({"validation": 90}, "data.test-size must be more than validation, 90: the rest is reported"),
+        ({"evaluation": {"steps": []}}, "evaluation.steps: List should have at least 1 item"),
+        ({"name": "other"}, "name is other, but the file is coins.yaml: both must be the same"),
+        ({"task": "gold.py"}, "task is gold.py, and there is no "),
+        ({"controls": ["slow"]}, "controls has slow, which is none of the methods: grpo, "),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_sentence_that_names_it(tmp_path, monkeypatch, change, message):
+    content = OmegaConf.merge(yaml.safe_load((FOLDER / "coins.yaml").read_text()), change)
+    path = tmp_path / "coins.yaml"
+    path.write_text(OmegaConf.to_yaml(content))
+    monkeypatch.setattr("reproduction.experiment.FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        load("coins")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: coins\n\ttitle: x", "is no YAML: while scanning"),
+        ("- coins", "holds no keys: an experiment has name, title, task, "),
+        ("", "holds no keys: an experiment has name, title, task, "),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_named(tmp_path, monkeypatch, content, message):
+    (tmp_path / "coins.yaml").write_text(content)
+    monkeypatch.setattr("reproduction.experiment.FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'coins.yaml'} {message}")):
+        load("coins")
 
 
 class TestTheChosenTrial:

@@ -75,19 +75,37 @@ def test_verl_loads_the_file_as_its_custom_reward_function() -> None:
     assert score("coins", "5+5", "10")["acc"] == 1.0
 
 
+def without(text: str, instead: str) -> str:
+    content = COINS.read_text()
+    assert content.count(text) == 1
+    return content.replace(text, instead)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "error: --task is {file}, and there is no such file"),
-        ("1/0", "error: --task {file} cannot be loaded: ZeroDivisionError: division by zero"),
+        (None, "there is no file {file}, which was named as a task"),
+        ("1/0", "{file} raised ZeroDivisionError: division by zero"),
         (
             "DATA_SOURCE = 'x'\nclass Problem:\n    def prompt(self, style): ...\ngenerate = None",
-            "error: --task {file} has no compute_score, Problem.ground_truth, Problem.from_ground_truth, "
-            "Problem.sample_answer: verl_setpo/tasks/polynomial.py has them",
+            "{file} has no compute_score, Problem.ground_truth, Problem.from_ground_truth, Problem.sample_answer: "
+            "scripts/experiments/coins.py is a whole one",
         ),
         (
-            COINS.read_text().replace('"coins"', '"countdown"'),
-            "error: --task {file} has DATA_SOURCE 'countdown', which is ours: rename it",
+            without('DATA_SOURCE = "coins"', 'DATA_SOURCE = "countdown"'),
+            "{file} has DATA_SOURCE 'countdown', which is a task of verl_setpo: rename it",
+        ),
+        (
+            without("sample(amounts, count)", "choices(amounts[:2], k=count)"),
+            "{file}: generate gave 2 different problems, not 4",
+        ),
+        (
+            without("sample(amounts, count)", "sample(amounts, 451)"),
+            "{file}: generate raised ValueError: Sample larger than population or is negative",
+        ),
+        (
+            without('return f"{self.amount}="', "return 1 / 0"),
+            "{file}: Problem.prompt raised ZeroDivisionError: division by zero",
         ),
     ],
 )
@@ -96,5 +114,34 @@ def test_a_file_that_does_not_do_is_one_sentence(tmp_path: Path, content: str | 
     if content is not None:
         file.write_text(content)
     code, output = run("own", file, "--out", tmp_path / "data", "--train-size", 3, "--test-size", 1)
-    assert (code, output) == (2, message.format(file=file) + "\n")
+    assert (code, output) == (2, f"error: {message.format(file=file)}\n")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            without("ways(self.amount + off) or ways(self.amount)", "1 / 0"),
+            "Problem.sample_answer raised ZeroDivisionError",
+        ),
+        (
+            without("    amount = json.loads(ground_truth)", "    amount = 1 / 0"),
+            "compute_score raised ZeroDivisionError",
+        ),
+        (
+            without('"acc": right, "pred"', '"acc": right, "answer"'),
+            "compute_score gave {'score': 1.0, 'acc': 1.0, 'answer':",
+        ),
+        (without("sum(coins) == amount", "sum(coins) < 0"), "of 3 answers of Problem.sample_answer none is correct by"),
+    ],
+)
+def test_answers_are_scored_before_a_model_learns_them(tmp_path: Path, content: str, message: str) -> None:
+    assert run("own", COINS, "--out", tmp_path / "data", "--train-size", 3, "--test-size", 1)[0] == 0
+    file = tmp_path / "task.py"
+    file.write_text(content)
+    code, output = run("tiny-model", "--task", file, "--data", tmp_path / "data", "--out", tmp_path / "model")
+    assert code == 2
+    assert output.startswith(f"error: {file}: {message}")
+    assert output.count("\n") == 1
+    assert not (tmp_path / "model").exists()

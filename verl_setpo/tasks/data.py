@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from verl_setpo.tasks.files import new_folder
-from verl_setpo.tasks.own import find_task
+from verl_setpo.tasks.own import find_task, generate
 
 RECORD = "dataset.json"
 SPLITS = ("train", "test")
@@ -101,7 +101,8 @@ def write_dataset(
         **options,
     }
     with new_folder(out, record=RECORD, overwrite=overwrite) as folder:
-        problems = module.generate(train_size + test_size, seed, **options)
+        check_style(style)
+        problems = generate(module, train_size + test_size, seed, style, options)
         rows = [
             to_rows(module, problems[:train_size], "train", style),
             to_rows(module, problems[train_size:], "test", style),

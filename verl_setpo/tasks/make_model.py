@@ -1,5 +1,6 @@
 """Build, warm-start, measure and save a tiny model: what `verl-setpo data tiny-model` does."""
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -9,12 +10,14 @@ import torch
 
 from verl_setpo.tasks.data import read_dataset
 from verl_setpo.tasks.files import new_folder
-from verl_setpo.tasks.own import find_task
+from verl_setpo.tasks.own import check_answers, find_task
 from verl_setpo.tasks.tiny_model import RECORD, build_model, build_tokenizer, save
 from verl_setpo.tasks.warm_start import DEFAULTS, SampleFigures, WarmStartConfig, measure, to_prompts, train
 
 # Held-out prompts in the figures at the end.
 MEASURED_PROMPTS = 48
+# Training prompts whose answers are scored before anything is trained.
+CHECKED_PROMPTS = 16
 
 
 def make_tiny_model(
@@ -48,6 +51,8 @@ def make_tiny_model(
         raise ValueError(f"--data {data} holds the task {record['task']}, not {task}: give --task {record['task']}")
     if record["style"] != "tiny":
         raise ValueError(f"--data {data} has prompts in English: make it again with --style tiny")
+    truths = [row["reward_model"]["ground_truth"] for row in train_rows[:CHECKED_PROMPTS]]
+    check_answers(module, truths, random.Random(seed))
     with new_folder(out, record=RECORD, overwrite=overwrite) as folder:
         started, threads_before = time.monotonic(), torch.get_num_threads()
         torch.set_num_threads(threads)
