@@ -97,7 +97,11 @@ def without(text: str, instead: str) -> str:
         ),
         (
             without("sample(amounts, count)", "choices(amounts[:2], k=count)"),
-            "{file}: generate gave 2 different problems, not 4",
+            "{file}: generate gave 4 problems, 2 different ones, not 4",
+        ),
+        (
+            without("sample(amounts, count)", "sample(amounts[:4], 4) + amounts[:1]"),
+            "{file}: generate gave 5 problems, 4 different ones, not 4",
         ),
         (
             without("sample(amounts, count)", "sample(amounts, 451)"),

@@ -54,8 +54,10 @@ def generate(module: Any, count: int, seed: int, style: str, options: dict[str, 
         problems = list(module.generate(count, seed, **options))
     with _named(f"{module.__file__}: Problem.prompt"):
         different = len({problem.prompt(style) for problem in problems})
-    if different != count:
-        raise ValueError(f"{module.__file__}: generate gave {different} different problems, not {count}")
+    if not len(problems) == different == count:
+        raise ValueError(
+            f"{module.__file__}: generate gave {len(problems)} problems, {different} different ones, not {count}"
+        )
     return problems
 
 
