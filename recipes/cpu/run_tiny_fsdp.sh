@@ -25,9 +25,6 @@ SEED=${SEED:-1}
 PYTHON=${PYTHON:-python}
 ###########################################################################
 
-RUN_DIR=$(mkdir -p "$RUN_DIR" && cd "$RUN_DIR" && pwd)
-export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics.jsonl"
-
 DATA=(
     data.train_files="$DATA_DIR/train.parquet"
     data.val_files="$DATA_DIR/test.parquet"
@@ -81,6 +78,9 @@ case $METHOD in
     grpo_div) ALGORITHM=(+set_rl=grpo_div "${MEASURE[@]}" algorithm.set_rl.coef="$COEF") ;;
     *) echo "METHOD=$METHOD is unknown: use grpo, set_loo, poly_epo, coverage or grpo_div." >&2 && exit 1 ;;
 esac
+
+RUN_DIR=$(mkdir -p "$RUN_DIR" && cd "$RUN_DIR" && pwd)
+export VERL_FILE_LOGGER_PATH="$RUN_DIR/metrics.jsonl"
 
 TRAINER=(
     trainer.logger='[console,file]'

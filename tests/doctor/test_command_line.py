@@ -45,6 +45,7 @@ def test_a_recipe_of_ours_is_read(monkeypatch):
     [
         ("echo nothing to train", "started no verl.trainer.main_ppo through python, python3 or \\$PYTHON"),
         ("echo 'METHOD=x is unknown' >&2; exit 2", "its last line: METHOD=x is unknown"),
+        ("set -x; METHOD=x; echo 'METHOD=x is unknown' >&2 && exit 1", "its last line: METHOD=x is unknown"),
         ("python -m verl.trainer.main_ppo --config-name mine a=1", "gives verl the option --config-name"),
     ],
 )

@@ -83,7 +83,8 @@ def _run(script: Path, environment: dict[str, str]) -> list[str]:
             f"--recipe {script} was ended after {SCRIPT_LIMIT_S:g} s without a run of verl: give the overrides "
             "themselves."
         ) from None
-    return [line for line in output.splitlines() if line.strip()]
+    # What `set -x` traces is not what the script says.
+    return [line for line in output.splitlines() if line.strip() and not line.startswith("+")]
 
 
 def compose_run(words: Sequence[str]) -> DictConfig:
