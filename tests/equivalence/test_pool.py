@@ -39,7 +39,7 @@ def test_it_grades_and_starts_no_more_than_it_may(pool):
 
 @pytest.mark.parametrize("pool", [1.0], indirect=True)
 def test_a_hostile_answer_is_ended_in_time_and_costs_its_neighbours_nothing(pool):
-    pool.grade(*EQUAL)
+    assert pool.grade(*EQUAL) is Verdict.EQUAL
     answers = [TOWER, r"2\sqrt{2}", f"{TOWER}+1", r"\sqrt{2}+\sqrt{2}", f"{TOWER}+2", r"\frac{4}{\sqrt{2}}"]
     start = time.monotonic()
     with ThreadPoolExecutor(len(answers)) as threads:
@@ -55,7 +55,7 @@ def test_a_group_with_one_hostile_answer_waits_for_it_once(pool, monkeypatch):
     monkeypatch.setattr(
         Worker, "ask", lambda self, *args, **kwargs: (asked.append(args[:2]), ask(self, *args, **kwargs))[1]
     )
-    pool.grade(*EQUAL)
+    assert pool.grade(*EQUAL) is Verdict.EQUAL
     with ThreadPoolExecutor(8) as threads:
         verdicts = set(threads.map(lambda _: pool.grade("7", TOWER), range(8)))
     assert verdicts == {Verdict.TIMED_OUT}
