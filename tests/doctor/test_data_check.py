@@ -118,6 +118,24 @@ def test_verl_itself_counts_and_drops_as_the_check_says(data_of, run_words, drop
     assert ("1 are too long, and verl drops them" in training.found) == drop
 
 
+def test_fewer_rows_than_a_batch_fail(data_of):
+    training, validation = data_of(POLYNOMIALS[:3])
+    assert (training.status, validation.status) == ("fail", "ok")
+    assert training.found == "data.train_files has 3 rows, fewer than the 4 of data.train_batch_size"
+    assert "data.train_batch_size to 3 or less" in training.cure
+
+
+def test_responses_that_vllm_cuts_short_are_noted_with_what_is_left(data_of):
+    limit = "actor_rollout_ref.rollout.max_model_len"
+    short, _ = data_of(POLYNOMIALS, f"{limit}=32")  # data.max_response_length is 24, prompts have 10 tokens and more
+    assert short.status == "note"
+    longest = 32 - int(short.found.split(f"{limit}=32 leaves a response ")[1].removesuffix(" tokens"))
+    assert f" to {longest} tokens, " in short.found or f" of {longest} tokens, " in short.found
+    assert short.cure == f"Set it to {longest + 24} or more: data.max_response_length=24."
+    enough, _ = data_of(POLYNOMIALS, f"{limit}={longest + 24}")
+    assert enough.status == "ok"
+
+
 def test_a_prompt_that_is_text_fails_with_its_row(data_of):
     training, _ = data_of([{**row, "prompt": "1+1?"} for row in POLYNOMIALS[:3]])
     assert training.status == "fail"

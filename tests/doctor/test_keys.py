@@ -70,6 +70,24 @@ def test_a_wrong_key_of_ours_fails_with_the_runs_own_sentence(keys_of, word, say
     assert says in check.found
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("actor_rollout_ref.actor.optim.lr=abc", "actor_rollout_ref.actor.optim.lr=abc is no number"),
+        ("actor_rollout_ref.rollout.temperature=true", "actor_rollout_ref.rollout.temperature=True is no number"),
+        ("trainer.total_training_steps=0", "trainer.total_training_steps=0"),
+        ("trainer.total_training_steps=many", "trainer.total_training_steps=many"),
+        ("data.max_response_length=2.5", "data.max_response_length=2.5"),
+    ],
+)
+def test_text_where_a_number_must_be_fails_before_a_worker_falls_over_it(keys_of, word, says):
+    check = keys_of("+set_rl=set_loo", "algorithm.set_rl.coef=auto", "algorithm.set_rl.target_share=0.2", word)[
+        "numbers"
+    ]
+    assert (check.status, check.found) == ("fail", says)
+    assert check.cure.startswith("Give ")
+
+
 def test_verls_own_validation_and_a_missing_file_are_checks_of_their_own(keys_of, tmp_path):
     checks = keys_of("+set_rl=poly_epo", "data.train_batch_size=2", f"data.val_files={tmp_path}/none.parquet")
     assert checks["verl's keys"].status == "fail"

@@ -46,6 +46,10 @@ def _judged(config: DictConfig, key: str, rows: list[dict[str, Any]], total: int
     if text is not None:
         found = f"data.{key}: the prompt of {text} is not a list of messages"
         return Check(name, "fail", found, 'Write each prompt as [{"role": "user", "content": "..."}].')
+    batch = config.data.train_batch_size
+    if key == "train_files" and total < batch:  # verl divides by the number of batches in an epoch
+        found = f"data.{key} has {total:,} rows, fewer than the {batch:,} of data.train_batch_size"
+        return Check(name, "fail", found, f"Set data.train_batch_size to {total} or less, or write more rows.")
     try:
         tokenizer = load_tokenizer(config)
     except Exception as error:  # the hub, a broken folder: each raises its own
@@ -87,9 +91,20 @@ def _fitting(config: DictConfig, key: str, lengths: list[int], total: int) -> Ch
     found = f"{total:,} rows; {len(lengths)} prompts of {span} tokens, {option}={limit}"
     long = sum(length > limit for length in lengths)
     if not long:
-        return Check(NAMES[key], "ok", found)
+        return _with_room(config, key, max(lengths), found)
     found = f"{found}: {long} are too long, and verl {'drops them' if drops else 'cuts off their beginning'}"
     cure = f"Set {option}={max(lengths)} or more" + (
         "." if drops else ", or drop them: data.filter_overlong_prompts=True."
     )
     return Check(NAMES[key], "fail" if drops and long == total else "note", found, cure)
+
+
+def _with_room(config: DictConfig, key: str, prompt: int, found: str) -> Check:
+    """vLLM ends a response where rollout.max_model_len is full, as if it had been long (verl 0.9.1, vllm_async_server)."""
+    rollout = config.actor_rollout_ref.rollout
+    whole, response = rollout.get("max_model_len"), int(rollout.response_length)
+    if whole is None or prompt + response <= int(whole):
+        return Check(NAMES[key], "ok", found)
+    found = f"{found}; actor_rollout_ref.rollout.max_model_len={whole} leaves a response {int(whole) - prompt} tokens"
+    cure = f"Set it to {prompt + response} or more: data.max_response_length={response}."
+    return Check(NAMES[key], "note", found, cure)

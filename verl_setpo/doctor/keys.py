@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from verl_setpo.doctor.check import Check, sentence
 from verl_setpo.doctor.command_line import ENTRYPOINT, compose_run
@@ -17,6 +17,16 @@ GROUPS = ("set_loo", "poly_epo", "pass_at_n", "grpo_div")
 EXAMPLE = ("actor_rollout_ref.rollout.n=8", "data.train_batch_size=64", "data.max_response_length=128")
 """The shape that our groups are tried with where no run is given."""
 _STOPS = "A run stops here: change that key."
+_COUNTS = (
+    "trainer.total_epochs",
+    "trainer.total_training_steps",
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+)
+"""Whole numbers of at least one, where they are given; with fewer verl trains nothing, or fails in a worker."""
 
 
 def example_configs() -> dict[str, DictConfig]:
@@ -54,6 +64,7 @@ def key_checks(config: DictConfig, words: Sequence[str]) -> Iterator[Check]:
         yield Check("keys", "not done", "the trainer mode comes first")
     else:
         yield method_check(config)
+    yield number_check(config, words)
     yield _of("verl's keys", "verl's own validation passes", _verls_validation, config)
     yield _of("inputs", "data, models and devices are there", check_inputs, config)
 
@@ -82,6 +93,21 @@ def method_check(config: DictConfig) -> Check:
     except ValueError as error:
         return Check("keys", "fail", str(error), _STOPS)
     return Check("keys", "ok", describe(method))
+
+
+def number_check(config: DictConfig, words: Sequence[str]) -> Check:
+    """Whether what must be a number is one. Hydra takes any text, over which a worker falls once its model is loaded."""
+    for key in _COUNTS:
+        given = OmegaConf.select(config, key)
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+            return Check("numbers", "fail", f"{key}={given}", "Give a whole number, 1 or more.")
+    verls = compose_run(())
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    for key in (key for key in keys if key and "@" not in key and "/" not in key):
+        given, number = OmegaConf.select(config, key), OmegaConf.select(verls, key)
+        if isinstance(number, int | float) and not isinstance(number, bool) and isinstance(given, str | bool):
+            return Check("numbers", "fail", f"{key}={given} is no number", f"Give one, as verl's own {number}.")
+    return Check("numbers", "ok", "what must be a number is one")
 
 
 def describe(method: Method) -> str:
