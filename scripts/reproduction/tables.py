@@ -57,15 +57,20 @@ def write(
 
 def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
     test = experiment.data["test-size"] - experiment.validation
-    # As many as there are seeds, or more: a seed gives another model on another machine.
-    starts = len({(line["warm_start"], line.get("model")) for line in lines if line["method"] == "start"})
+    starts = {(line["warm_start"], line.get("model")) for line in lines if line["method"] == "start"}
+    seeds = {seed for seed, _ in starts}
+    models = f"{len(starts)} starting models"
+    if len(starts) > len(seeds):
+        models += (
+            f" of {'one seed' if len(seeds) == 1 else f'{len(seeds)} seeds'} (another machine makes other weights)"
+        )
     return (
         f"{max(experiment.evaluation.steps)} steps of {experiment.settings['TRAIN_BATCH_SIZE']} prompts x "
         f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
-        f"Means over runs of other seeds, on {starts} starting models, the 95 % interval of the mean by "
+        f"Means over runs of other seeds, on {models}, the 95 % interval of the mean by "
         "Student's t, and the one of a further run. They are intervals over seeds: other prompts, and other starting "
-        "models, may differ by more. Of fewer than three runs the values are shown instead. Drawn again from the "
-        "results by "
+        "models, may differ by more. Of fewer than three runs the values are shown instead, of "
+        "more starting models the lowest and highest. Drawn again from the results by "
         f"`python scripts/reproduce.py show {experiment.name}`; one run again, beside what is published: "
         f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --results runs/again`."
     )
@@ -95,8 +100,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cell(name: str, values: Sequence[float], one_more: bool = False) -> str:
-    """The mean over runs and its interval, or that of one more run; of the runs that have the figure."""
+def cell(name: str, values: Sequence[float], one_more: bool = False, of_starts: bool = False) -> str:
+    """The mean over runs and its interval, or that of one more run; of the runs that have the figure.
+
+    Of starting models lowest and highest: they are given, and of one seed from two machines all but the same.
+    """
     there = [value for value in values if not math.isnan(value)]
     if not there:
         return "none"
@@ -108,6 +116,8 @@ def cell(name: str, values: Sequence[float], one_more: bool = False) -> str:
 
     text = show(value.mean) + (" %" if share else "")
     low, high = (value.one_low, value.one_high) if one_more else (value.low, value.high)
+    if of_starts:
+        low, high = (min(there), max(there)) if len(there) > 2 else (None, None)
     if low is not None and high is not None:
         text += f" ({show(max(least, low))} to {show(min(most, high))})"
     elif len(there) == 2:
@@ -128,9 +138,10 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
         found = at(lines, name, 0 if name == "start" else max(experiment.evaluation.steps))
         if found:
             label = "starting model" if name == "start" else experiment.methods[name].label
-            cells = [cell(column, [one[column] for one in found]) for column in columns]
+            starts = name == "start"
+            cells = [cell(column, [one[column] for one in found], of_starts=starts) for column in columns]
             more = [cell(column, [one[column] for one in found], one_more=True) for column in expected]
-            ranges = [text.partition(" (")[2].rstrip(")") if len(found) > 2 else "" for text in more]
+            ranges = [text.partition(" (")[2].rstrip(")") if len(found) > 2 and not starts else "" for text in more]
             rows.append([label, *cells, *ranges, str(len(found))])
     return table(["", *columns.values(), *expected.values(), "runs"], rows)
 
@@ -147,7 +158,7 @@ def _with_correct(experiment: Experiment, lines: Sequence[Line], rollouts: int) 
     for name in (name for name in ("start", *experiment.methods) if name in found):
         label = "starting model" if name == "start" else experiment.methods[name].label
         shares = (list(found[name].get(step, {}).values()) for step in steps)
-        rows.append([label, *(cell("coverage", of) if of else "" for of in shares)])
+        rows.append([label, *(cell("coverage", of, of_starts=name == "start") if of else "" for of in shares)])
     parts = [table(["", *(f"step {step}" for step in steps)], rows)]
     steps = [step for step in steps if step]
     for base in _bases(experiment, found):

@@ -73,6 +73,11 @@ def test_a_cell_shows_no_interval_of_two_and_no_share_above_all(name, values, sh
     assert cell(name, values) == shown
 
 
+def test_starting_models_have_a_range_and_no_interval():
+    assert cell("pass@1", [0.43, 0.45, 0.43, 0.45], of_starts=True) == "44.0 % (43.0 to 45.0)"
+    assert cell("pass@1", [0.45, 0.43], of_starts=True) == cell("pass@1", [0.45, 0.43]) == "44.0 % (45.0, 43.0)"
+
+
 def test_a_seed_whose_starting_model_differs_between_machines_counts_as_two(tmp_path):
     experiment = load("polynomial")
     of = experiment.identity()
@@ -86,7 +91,7 @@ def test_a_seed_whose_starting_model_differs_between_machines_counts_as_two(tmp_
     assert [(one["model"], one["correct"]) for one in starts] == [("here", [8]), ("there", [3])]
     page = tmp_path / "page.md"
     write(experiment, {name: method.trials[0] for name, method in experiment.methods.items()}, [], starts, page)
-    assert "on 2 starting models" in page.read_text()
+    assert "on 2 starting models of one seed (another machine makes other weights), the" in page.read_text()
     assert "At the end of training" not in page.read_text()
     one, other = tmp_path / "one", tmp_path / "other"
     for folder, weights in ((one, b"1"), (other, b"2")):
