@@ -111,7 +111,7 @@ def run(
             again, published = (
                 results.in_force(experiment, results.read(path), chosen) for path in (test, PUBLISHED / test.name)
             )
-            console.print(beside(experiment, again, published), markup=False)
+            console.print(beside(experiment, again, published), soft_wrap=True, markup=False)
 
 
 @app.command()
