@@ -100,7 +100,7 @@ def _fitting(config: DictConfig, key: str, lengths: list[int], total: int) -> Ch
 
 
 def _with_room(config: DictConfig, key: str, prompt: int, found: str) -> Check:
-    """vLLM ends a response where rollout.max_model_len is full, as if it had been long (verl 0.9.1, vllm_async_server)."""
+    """verl lets vLLM write no more than rollout.max_model_len has room for (verl 0.9.1, vllm_async_server.py)."""
     rollout = config.actor_rollout_ref.rollout
     whole, response = rollout.get("max_model_len"), int(rollout.response_length)
     if whole is None or prompt + response <= int(whole):

@@ -96,7 +96,7 @@ def method_check(config: DictConfig) -> Check:
 
 
 def number_check(config: DictConfig, words: Sequence[str]) -> Check:
-    """Whether what must be a number is one. Hydra takes any text, over which a worker falls once its model is loaded."""
+    """Whether what must be a number is one. Hydra takes any text, over which a worker then fails, its model loaded."""
     for key in _COUNTS:
         given = OmegaConf.select(config, key)
         if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
