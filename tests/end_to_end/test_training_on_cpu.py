@@ -18,7 +18,7 @@ from verl_setpo.set_rl import marginal_set_advantage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "cpu" / "run_tiny_fsdp.sh"
-LIMIT_SECONDS = 420
+LIMIT_SECONDS = 1500
 
 
 @dataclass
