@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole trainings are set up in these tests: on a slow machine one takes longer than any other test may."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
     """Data and a briefly warm-started model, made by the command that the README names."""
