@@ -103,7 +103,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def cell(name: str, values: Sequence[float], one_more: bool = False, of_starts: bool = False) -> str:
     """The mean over runs and its interval, or that of one more run; of the runs that have the figure.
 
-    Of starting models lowest and highest: they are given, and of one seed from two machines all but the same.
+    Of starting models lowest and highest: they are given, and one seed may be there from two machines.
     """
     there = [value for value in values if not math.isnan(value)]
     if not there:

@@ -125,6 +125,11 @@ def test_fewer_rows_than_a_batch_fail(data_of):
     assert "data.train_batch_size to 3 or less" in training.cure
 
 
+def test_a_batch_that_is_no_number_is_left_to_the_check_of_numbers(data_of):
+    training, _ = data_of(POLYNOMIALS, "data.train_batch_size=abc")
+    assert training.status == "ok"
+
+
 def test_responses_that_vllm_cuts_short_are_noted_with_what_is_left(data_of):
     limit = "actor_rollout_ref.rollout.max_model_len"
     short, _ = data_of(POLYNOMIALS, f"{limit}=32")  # data.max_response_length is 24, prompts have 10 tokens and more

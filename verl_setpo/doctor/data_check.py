@@ -47,7 +47,8 @@ def _judged(config: DictConfig, key: str, rows: list[dict[str, Any]], total: int
         found = f"data.{key}: the prompt of {text} is not a list of messages"
         return Check(name, "fail", found, 'Write each prompt as [{"role": "user", "content": "..."}].')
     batch = config.data.train_batch_size
-    if key == "train_files" and total < batch:  # verl divides by the number of batches in an epoch
+    # verl divides by the number of batches in an epoch.
+    if key == "train_files" and isinstance(batch, int) and total < batch:
         found = f"data.{key} has {total:,} rows, fewer than the {batch:,} of data.train_batch_size"
         return Check(name, "fail", found, f"Set data.train_batch_size to {total} or less, or write more rows.")
     try:
