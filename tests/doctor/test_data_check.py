@@ -125,6 +125,19 @@ def test_fewer_rows_than_a_batch_fail(data_of):
     assert "data.train_batch_size to 3 or less" in training.cure
 
 
+def test_fewer_rows_than_a_batch_are_enough_to_validate(data_of):
+    training, _ = data_of(POLYNOMIALS[:3], "trainer.val_only=True")
+    assert training.status == "ok"
+
+
+def test_the_rows_that_verl_takes_are_counted(data_of):
+    training, _ = data_of(POLYNOMIALS, "data.train_max_samples=3")
+    assert training.status == "fail"
+    assert training.found == "data.train_max_samples=3 leaves fewer rows than the 4 of data.train_batch_size"
+    training, _ = data_of(POLYNOMIALS, "data.train_max_samples=4")
+    assert training.status == "ok"
+
+
 def test_a_batch_that_is_no_number_is_left_to_the_check_of_numbers(data_of):
     training, _ = data_of(POLYNOMIALS, "data.train_batch_size=abc")
     assert training.status == "ok"

@@ -46,11 +46,8 @@ def _judged(config: DictConfig, key: str, rows: list[dict[str, Any]], total: int
     if text is not None:
         found = f"data.{key}: the prompt of {text} is not a list of messages"
         return Check(name, "fail", found, 'Write each prompt as [{"role": "user", "content": "..."}].')
-    batch = config.data.train_batch_size
-    # verl divides by the number of batches in an epoch.
-    if key == "train_files" and isinstance(batch, int) and total < batch:
-        found = f"data.{key} has {total:,} rows, fewer than the {batch:,} of data.train_batch_size"
-        return Check(name, "fail", found, f"Set data.train_batch_size to {total} or less, or write more rows.")
+    if key == "train_files" and (few := _too_few(config, total)):
+        return few
     try:
         tokenizer = load_tokenizer(config)
     except Exception as error:  # the hub, a broken folder: each raises its own
@@ -65,6 +62,22 @@ def _judged(config: DictConfig, key: str, rows: list[dict[str, Any]], total: int
             cure = "Name a model with a chat template that fits, or set actor_rollout_ref.model.custom_chat_template."
             return Check(name, "fail", found, cure)
     return _fitting(config, key, lengths, total)
+
+
+def _too_few(config: DictConfig, total: int) -> Check | None:
+    """A run that trains divides by the number of batches in an epoch (verl 0.9.1, trainer_base.py)."""
+    batch, bound = config.data.train_batch_size, config.data.get("train_max_samples", -1)
+    only_validates = config.trainer.get("val_only") and config.trainer.get("val_before_train", True)
+    if only_validates or not isinstance(batch, int):
+        return None
+    if total < batch:
+        found = f"data.train_files has {total:,} rows, fewer than the {batch:,} of data.train_batch_size"
+        cure = f"Set data.train_batch_size to {total} or less, or write more rows."
+        return Check(NAMES["train_files"], "fail", found, cure)
+    if isinstance(bound, int) and 0 < bound < batch:
+        found = f"data.train_max_samples={bound} leaves fewer rows than the {batch:,} of data.train_batch_size"
+        return Check(NAMES["train_files"], "fail", found, f"Set data.train_batch_size to {bound} or less.")
+    return None
 
 
 def _is_messages(prompt: Any) -> bool:
