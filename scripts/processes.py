@@ -1,4 +1,4 @@
-"""Commands with many processes, which all end with them, and at the latest with this one."""
+"""Commands with many processes, which all end with them, or when `end_all` is called."""
 
 from __future__ import annotations
 

@@ -12,23 +12,27 @@ repeated, so the same command goes on after an interruption. The results are doc
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from processes import CommandFailed, end_all
 from reproduction import results
 from reproduction.evaluate import evaluate
 from reproduction.experiment import Experiment, Settings, load
-from reproduction.inputs import fingerprint, make_data, make_warm_start
+from reproduction.inputs import check_lengths, fingerprint, make_data, make_probe, make_warm_start
 from reproduction.tables import beside, write
 from reproduction.train import curves, train
 from rich.console import Console
@@ -61,9 +65,9 @@ class Run:
 @app.command()
 def run(
     name: Name,
-    method: Annotated[list[str] | None, typer.Option(help="These methods only.", show_default="all")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="These seeds only.", show_default="all")] = None,
-    stage: Annotated[str, typer.Option(help="search, test, or all.")] = "all",
+    method: Annotated[list[str] | None, typer.Option(help="Report these only.", show_default="all")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Report these only.", show_default="all")] = None,
+    stage: Annotated[Literal["search", "test", "all"], typer.Option(help="A search is always of all trials.")] = "all",
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time; 7 GB and about one core each.")] = 2,
     work_dir: Annotated[Path, typer.Option(help="Data, models and samples.")] = Path("runs/reproduce"),
     results_dir: Annotated[
@@ -72,7 +76,10 @@ def run(
     ] = PUBLISHED,
 ) -> None:
     """Train and evaluate what is missing."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler ends it
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as a scheduler ends it, or a lost connection
+        signal.signal(number, signal.default_int_handler)
+    # The recipe and the command line of this installation, whichever is first in the shell's PATH.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     # Threads that wait for a core which another training has cost both of them.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     experiment = _load(name)
@@ -82,13 +89,44 @@ def run(
     for given in seed or []:
         if given not in experiment.seeds:
             raise typer.BadParameter(f"{name} has no seed {given}: it has {', '.join(map(str, experiment.seeds))}")
+    if stage == "search" and not experiment.searched:
+        raise typer.BadParameter(f"{name} has no search of its own: --stage test")
     folder = (work_dir / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = (work_dir / (experiment.extends or name)).resolve()
+    with _alone_in(work_dir):
+        _run(experiment, folder, list(dict.fromkeys(method or experiment.methods)),
+             list(dict.fromkeys(seed or experiment.seeds)), stage, jobs, results_dir)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _alone_in(work_dir: Path) -> Iterator[None]:
+    """Two of them would train in one folder, each deleting what the other has made."""
+    with (work_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise typer.BadParameter(f"another run is going on in {work_dir}: wait, or give --work-dir") from None
+        yield
+
+
+def _run(
+    experiment: Experiment,
+    folder: Path,
+    methods: list[str],
+    seeds: list[int],
+    stage: str,
+    jobs: int,
+    results_dir: Path,
+) -> None:
+    name = experiment.name
+    # With other prompts or starting models the old ones stay where they are.
+    inputs = folder.parent / (experiment.extends or name) / f"inputs-{experiment.inputs()}"
     inputs.mkdir(parents=True, exist_ok=True)
     say(f"data and {len(experiment.warm_starts.seeds)} starting models in {inputs}")
     data = make_data(experiment, inputs)
     in_parallel(jobs, lambda one: make_warm_start(experiment, inputs, one), experiment.warm_starts.seeds)
+    make_probe(experiment, data, folder / "probe.parquet")
+    check_lengths(experiment, data, inputs / f"warm_start_{experiment.warm_starts.seeds[0]}")
     search = results_dir / f"{experiment.search_of or name}.search.jsonl"
     if not search.is_file() and (PUBLISHED / search.name).is_file():
         results_dir.mkdir(parents=True, exist_ok=True)
@@ -98,16 +136,16 @@ def run(
         _all(experiment, list(search_runs(experiment)), folder, data, search, jobs)
     if stage in ("test", "all"):
         test = results_dir / f"{name}.test.jsonl"
-        chosen = results.choose(experiment, results.read(search))
+        chosen = _chosen(experiment, results.read(search))
         _starts(experiment, "test", folder, data, test)
         wanted = [
             Run("test", one, experiment.methods[one].trials.index(chosen[one]), chosen[one], number)
             # Seed after seed, so that a part of them is a comparison already.
-            for number in seed or experiment.seeds
-            for one in method or experiment.methods
+            for number in seeds
+            for one in methods
         ]
         _all(experiment, wanted, folder, data, test, jobs)
-        if results_dir != PUBLISHED:
+        if results_dir.resolve() != PUBLISHED:
             again, published = (
                 results.in_force(experiment, results.read(path), chosen) for path in (test, PUBLISHED / test.name)
             )
@@ -127,16 +165,20 @@ def show(
     if not search and not test:
         say(f"There are no results of {name} in {raw}: `run` it first.")
         raise typer.Exit(1)
-    try:
-        chosen = results.choose(experiment, search)
-    except ValueError as error:
-        console.print(str(error), soft_wrap=True, markup=False)
-        raise typer.Exit(1) from None
+    chosen = _chosen(experiment, search)
     test = results.in_force(experiment, test, chosen)
     write(experiment, chosen, results.in_force(experiment, search), test, raw / f"{name}.md")
     if any(line["method"] != "start" for line in test):
         draw(experiment, test, raw)
     console.print(str(raw / f"{name}.md"), soft_wrap=True)
+
+
+def _chosen(experiment: Experiment, search: list[results.Line]) -> dict[str, Settings]:
+    try:
+        return results.choose(experiment, search)
+    except ValueError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
 
 
 def _load(name: str) -> Experiment:
@@ -160,42 +202,59 @@ def search_runs(experiment: Experiment) -> Iterator[Run]:
                     yield run
 
 
-def _sets(experiment: Experiment, stage: str, data: Path) -> dict[str, Path]:
-    held_out = "validation" if stage == "search" else "test"
-    sets = {held_out: data / f"{held_out}.parquet"}
-    if stage == "test" and experiment.evaluation.train_prompts:
-        sets["train"] = data / "probe.parquet"
-    return sets
+def sets_of(experiment: Experiment, stage: str) -> list[str]:
+    """The sets of prompts that a stage looks at."""
+    if stage == "search":
+        return ["validation"]
+    return ["test", "train"] if experiment.evaluation.train_prompts else ["test"]
+
+
+def _files(experiment: Experiment, stage: str, folder: Path, data: Path) -> dict[str, Path]:
+    return {
+        name: folder / "probe.parquet" if name == "train" else data / f"{name}.parquet"
+        for name in sets_of(experiment, stage)
+    }
 
 
 def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: Path) -> None:
     """Step 0 of all: the starting models."""
     of = experiment.identity()
-    there = {line.get("model") for line in results.read(file) if (line["method"], line["of"]) == ("start", of)}
+    lines = [line for line in results.read(file) if (line["method"], line["of"]) == ("start", of)]
+    there = {(line.get("model"), line["set"], line["temperature"]) for line in lines}
+    sets = sets_of(experiment, stage)
     for seed in experiment.warm_starts.seeds:
         warm_start = data.parent / f"warm_start_{seed}"
         model = fingerprint(warm_start)
-        if model not in there:
-            samples = folder / "samples" / f"{stage}-start-{seed}"
+        if not there.issuperset(product([model], sets, experiment.evaluation.temperatures)):
+            samples = folder / "samples" / f"{stage}-start-{seed}-{of}"
             who = {"kind": "counts", "method": "start", "settings": {}, "of": of, "warm_start": seed, "model": model}
-            counted = evaluate(warm_start, experiment, _sets(experiment, stage, data), samples)
+            files = _files(experiment, stage, folder, data)
+            counted = evaluate(warm_start, experiment, files, samples, trained=False)
             results.append(file, [{**who, "seed": None, **line} for line in counted])
             shutil.rmtree(samples)
 
 
 def missing(experiment: Experiment, wanted: Iterable[Run], lines: Iterable[results.Line]) -> list[Run]:
-    """Those without results. A trial may have its under the name of another method that has it too."""
-    there = {
-        (name, line["of"], line["seed"])
-        for line in lines
-        if line["kind"] == "curves"
-        for name in (line["method"], None)
-    }
-    return [
-        run
-        for run in wanted
-        if (run.method if run.stage == "test" else None, run.of(experiment), run.seed) not in there
-    ]
+    """Those without all results. A trial may have its under the name of another method that has it too."""
+    evaluation = experiment.evaluation
+    there: dict[Any, set[Any]] = {}
+    for line in lines:
+        for name in (line["method"], None):
+            run = (name, line["of"], line["seed"], line["warm_start"])
+            there.setdefault(run, set()).add(tuple(line.get(key) for key in ("kind", "set", "temperature", "step")))
+    todo = []
+    for run in wanted:
+        of = (run.method if run.stage == "test" else None, run.of(experiment), run.seed)
+        looked_at = {
+            ("counts", name, temperature, step)
+            for name in sets_of(experiment, run.stage)
+            for temperature in evaluation.temperatures
+            for step in evaluation.looked_at(temperature)
+        }
+        found = there.get((*of, experiment.warm_start_of(run.seed)), set())
+        if not found >= looked_at | {("curves", None, None, None)}:
+            todo.append(run)
+    return todo
 
 
 def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, file: Path, jobs: int) -> None:
@@ -206,7 +265,11 @@ def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, fi
     def work(run: Run) -> None:
         nonlocal finished
         begun = time.monotonic()
-        results.append(file, _one(experiment, run, folder, data))
+        place = _place(experiment, run, folder)
+        results.append(file, _one(experiment, run, folder, data, place))
+        shutil.rmtree(place / "samples")
+        (place / "trained").unlink()
+        shutil.rmtree(place / "checkpoints")
         finished += 1
         left = (time.monotonic() - started) / finished * (len(todo) - finished)
         say(f"{run.name}: {time.monotonic() - begun:.0f} s; {finished} of {len(todo)}, {left / 60:.0f} min left")
@@ -216,9 +279,21 @@ def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, fi
 
 def in_parallel(jobs: int, work: Callable[[Any], object], items: Iterable[Any]) -> None:
     """`work` on each item; where a command fails the others go on, and the exit status is 1. Ctrl-C ends all."""
-    failed = 0
+    failed, over = 0, threading.Event()
+
+    def one(item: Any) -> None:
+        if over.is_set():
+            return
+        try:
+            work(item)
+        except CommandFailed:
+            raise
+        except BaseException:
+            over.set()
+            raise
+
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(work, item) for item in items]
+        futures = [pool.submit(one, item) for item in items]
         try:
             for future in as_completed(futures):
                 try:
@@ -227,34 +302,33 @@ def in_parallel(jobs: int, work: Callable[[Any], object], items: Iterable[Any]) 
                     failed += 1
                     say(str(error))
         except BaseException:
-            for future in futures:
-                future.cancel()
-            end_all()
+            over.set()
+            while not all(future.done() for future in futures):
+                end_all()  # and again: a thread may have been between two commands
+                time.sleep(0.2)
             raise
     if failed:
         say(f"{failed} of {len(futures)} failed; the same command tries them again")
         raise typer.Exit(1)
 
 
-def _one(experiment: Experiment, run: Run, folder: Path, data: Path) -> list[results.Line]:
+def _place(experiment: Experiment, run: Run, folder: Path) -> Path:
+    return folder / "runs" / f"{run.stage}-{run.method}-{run.of(experiment)}-seed-{run.seed}"
+
+
+def _one(experiment: Experiment, run: Run, folder: Path, data: Path, place: Path) -> list[results.Line]:
     """Train, look at the checkpoints, and give the lines of the results."""
     seed = experiment.warm_start_of(run.seed)
     warm_start = data.parent / f"warm_start_{seed}"
     start = {"warm_start": seed, "model": fingerprint(warm_start)}
     of, settings = run.of(experiment), experiment.settings_of(run.method, run.settings)
-    place = folder / "runs" / f"{run.stage}-{run.method}-{of}-seed-{run.seed}"
     checkpoints = train(experiment, settings, place, data, warm_start, run.seed)
     who = {"method": run.method, "settings": run.settings, "of": of, **start, "seed": run.seed}
-    steps = [step for step in experiment.evaluation.steps if step]
-    sets = _sets(experiment, run.stage, data)
-    lines = [
-        {"kind": "counts", **who, **line} for line in evaluate(checkpoints, experiment, sets, place / "samples", steps)
-    ]
+    files = _files(experiment, run.stage, folder, data)
+    counted = evaluate(checkpoints, experiment, files, place / "samples", trained=True)
+    lines = [{"kind": "counts", **who, **line} for line in counted]
     # The last line of a run: where it is, all others are.
     lines.append({"kind": "curves", **who, **curves(place, experiment, settings)})
-    (place / "trained").unlink()
-    for left in (place / "samples", checkpoints):
-        shutil.rmtree(left, ignore_errors=True)
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ from reproduction.experiment import Experiment
 Line = dict[str, Any]
 
 
-def evaluate(
-    model: Path, experiment: Experiment, sets: dict[str, Path], folder: Path, steps: Sequence[int] | None = None
-) -> Iterator[Line]:
+def evaluate(model: Path, experiment: Experiment, sets: dict[str, Path], folder: Path, trained: bool) -> Iterator[Line]:
     """Draw samples, count, and give {"step", "set", "temperature", "n", "correct": [...], "distinct": [...]}.
 
     Args:
-        model: a Hugging Face folder, or a folder of checkpoints, of which `steps` are taken.
+        model: a Hugging Face folder or, where `trained`, a folder of checkpoints.
         sets: name and parquet file of each set of prompts.
 
     `correct` counts the correct samples of each prompt, `distinct` its different correct answers (strategies, where
@@ -36,9 +34,8 @@ def evaluate(
             command += ["--data", f"{name}={file}"]
         if experiment.own_task:
             command += ["--reward", f"{experiment.own_task}:compute_score"]
-        if steps:
-            looked_at = steps if temperature == evaluation.temperatures[-1] else [max(steps)]
-            command += ["--steps", ",".join(map(str, looked_at))]
+        if trained:
+            command += ["--steps", ",".join(map(str, evaluation.looked_at(temperature)))]
         run(command, folder / f"temperature_{temperature}.log")
         for name in sets:
             for file in sorted((out / "run" / name / "validation").glob("*.jsonl"), key=lambda path: int(path.stem)):
@@ -47,7 +44,10 @@ def evaluate(
 
 
 def count(samples: Path) -> dict[str, list[int]]:
-    """The correct samples and the different correct answers of each prompt, in the order of the prompts."""
+    """The correct samples and the different correct answers of each prompt, in the order of the prompts.
+
+    A correct sample without an answer, or a strategy where the reward names them, adds none.
+    """
     correct: dict[str, int] = defaultdict(int)
     answers: dict[str, set[str]] = defaultdict(set)
     with samples.open(encoding="utf-8") as lines:
@@ -55,5 +55,6 @@ def count(samples: Path) -> dict[str, list[int]]:
             sample = json.loads(line)
             prompt = sample["uid"].split("_")[0]
             correct[prompt] += sample["acc"] > 0
-            answers[prompt] |= {sample.get("strategy") or sample["pred"]} if sample["acc"] > 0 else set()
+            answer = str(sample["strategy"] if "strategy" in sample else sample["pred"])
+            answers[prompt] |= {answer} if sample["acc"] > 0 and answer else set()
     return {"correct": list(correct.values()), "distinct": [len(answers[prompt]) for prompt in correct]}

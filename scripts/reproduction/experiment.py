@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from omegaconf import OmegaConf
@@ -16,10 +16,20 @@ FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 INPUTS = {"task", "data", "validation", "warm_starts"}
 RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes" / "cpu" / "run_tiny_fsdp.sh"
 _ITS_OWN = {"TASK", "DATA_DIR", "REWARD_PATH", "MODEL_PATH", "RUN_DIR", "STEPS", "SEED", "TEST_FREQ", "VAL_N", "PYTHON"}
-VARIABLES = [name for name in re.findall(r"^([A-Z_]+)=\$\{", RECIPE.read_text(), re.MULTILINE) if name not in _ITS_OWN]
-"""Variables of the recipe that settings may have; the others are given by the experiment."""
+RECIPES_VARIABLES = dict(re.findall(r"^([A-Z_]+)=\$\{\1:-([^}]*)\}", RECIPE.read_text(), re.MULTILINE))
+"""Variables of the recipe and their defaults."""
+VARIABLES = [name for name in RECIPES_VARIABLES if name not in _ITS_OWN]
+"""Those that settings may have; the others are given by the experiment."""
+RESPONSE = "MAX_RESPONSE_LENGTH"
 Settings = dict[str, Any]
 """Variables of recipes/cpu/run_tiny_fsdp.sh (in capitals) and overrides of verl (dotted keys)."""
+
+
+def recipes_own(key: str) -> int:
+    """The number that the recipe gives one of verl's keys."""
+    found = re.search(rf"^ +{re.escape(key)}=(\d+)", RECIPE.read_text(), re.MULTILINE)
+    assert found is not None, key
+    return int(found[1])
 
 
 class _Strict(BaseModel):
@@ -40,19 +50,26 @@ class Evaluation(_Strict):
     train_prompts: so many training prompts are looked at too.
     """
 
-    every: int = 5
-    steps: list[int] = Field(min_length=1)
+    every: int = Field(default=5, ge=1)
+    steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     n: int = Field(default=64, ge=2)
-    temperatures: list[float] = [1.0]
-    max_tokens: int
-    train_prompts: int = 0
+    temperatures: list[Annotated[float, Field(gt=0)]] = Field(default=[1.0], min_length=1)
+    max_tokens: int = Field(ge=1)
+    train_prompts: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _on_the_grid(self) -> Evaluation:
         wrong = [step for step in self.steps if step % self.every]
         if wrong:
             raise ValueError(f"steps has {wrong[0]}, which is no multiple of every, {self.every}")
+        if not any(self.steps):
+            raise ValueError("steps has no step but 0: there is nothing to train")
         return self
+
+    def looked_at(self, temperature: float) -> list[int]:
+        """The steps of a run at a temperature, without the starting model."""
+        steps = sorted({step for step in self.steps if step})
+        return steps if temperature == self.temperatures[-1] else steps[-1:]
 
 
 class Method(_Strict):
@@ -93,7 +110,7 @@ class Experiment(_Strict):
     evaluation: Evaluation
     methods: dict[str, Method]
     seeds: list[int] = Field(min_length=1)
-    search_seeds: list[int]
+    search_seeds: list[int] = []
     baseline: str = "grpo"
     controls: list[str] = []
     slack: float = 0.05
@@ -107,15 +124,27 @@ class Experiment(_Strict):
         for name in self.controls:
             if name not in self.methods:
                 raise ValueError(f"controls has {name}, which is none of the methods: {', '.join(self.methods)}")
-        if self.validation >= self.data.get("test-size", 0):
-            raise ValueError(f"data.test-size must be more than validation, {self.validation}: the rest is reported")
+        if "start" in self.methods:
+            raise ValueError("methods has start, which is the name of the starting models in the results")
+        held_out = self.data.get("test-size")
+        if not isinstance(held_out, int) or self.validation >= held_out:
+            raise ValueError(
+                f"data.test-size must be a number above validation, {self.validation}: the rest is reported"
+            )
         of_methods = [settings for method in self.methods.values() for settings in (method.settings, *method.trials)]
-        for name in {name for settings in (self.settings, *of_methods) for name in settings if name.isupper()}:
-            if name not in VARIABLES:
-                raise ValueError(f"settings have {name}, which is none of the recipe's {', '.join(VARIABLES)}")
+        for settings in (self.settings, *of_methods):
+            _check_settings(settings)
         for name in ("TRAIN_BATCH_SIZE", "ROLLOUT_N"):
             if name not in self.settings:
                 raise ValueError(f"settings must have {name}")
+        longest = self.settings.get(RESPONSE, int(RECIPES_VARIABLES[RESPONSE]))
+        if self.evaluation.max_tokens != longest:
+            raise ValueError(
+                f"evaluation.max_tokens is {self.evaluation.max_tokens}, but {RESPONSE} {longest}: what is trained and "
+                "what is looked at must be as long"
+            )
+        if self.searched and not self.search_seeds:
+            raise ValueError("search_seeds has none, and there are methods with several trials")
         both = set(self.seeds) & set(self.search_seeds)
         if both:
             raise ValueError(f"seeds and search_seeds share {min(both)}: the report must not use what was chosen by")
@@ -131,18 +160,26 @@ class Experiment(_Strict):
         """The file of a task that is not the package's."""
         return FOLDER / self.task if self.task.endswith(".py") else None
 
+    def inputs(self) -> str:
+        """What prompts and starting models are of, as a short hash."""
+        return _short(self._of_inputs())
+
+    def _of_inputs(self) -> dict[str, Any]:
+        of = self.model_dump(include=INPUTS)
+        if self.own_task:
+            of["task"] = self.own_task.read_text()
+        return of
+
     def identity(self, settings: Settings | None = None) -> str:
         """What a result is of, as a short hash: a training with a method's settings, or the starting models (None).
 
         A result of another identity is not this experiment's as its file is now.
         """
-        of = self.model_dump(include=INPUTS | {"evaluation"})
-        if self.own_task:
-            of["task"] = self.own_task.read_text()
-        of["evaluation"] = {name: of["evaluation"][name] for name in ("n", "max_tokens")}
+        of = self._of_inputs()
+        of["evaluation"] = {"n": self.evaluation.n, "max_tokens": self.evaluation.max_tokens}
         if settings is not None:
             of["settings"], of["steps"] = {**self.settings, **settings}, max(self.evaluation.steps)
-        return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+        return _short(of)
 
     def settings_of(self, method: str, trial: Settings) -> Settings:
         """What a method adds to the settings of all methods, in one of its trials."""
@@ -154,6 +191,18 @@ class Experiment(_Strict):
         return self.warm_starts.seeds[seeds.index(seed) % len(self.warm_starts.seeds)]
 
 
+def _short(of: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_settings(settings: Settings) -> None:
+    for name, value in settings.items():
+        if name not in VARIABLES and not {".", "/"} & set(name):
+            raise ValueError(f"settings have {name}, which is none of the recipe's {', '.join(VARIABLES)}")
+        if value is None:
+            raise ValueError(f"settings have {name} without a value: leave it out, or write 'null' in quotes")
+
+
 def load(name: str) -> Experiment:
     """Raises ValueError, one sentence, for a name without a file or a file that does not hold."""
     path = FOLDER / f"{name}.yaml"
@@ -162,7 +211,10 @@ def load(name: str) -> Experiment:
         inputs = INPUTS & set(content)
         if inputs:
             raise ValueError(f"{path}: {min(inputs)} is that of {base}, which this experiment extends: leave it out")
-        whole = OmegaConf.merge(_read(FOLDER / f"{base}.yaml"), content)
+        of_base = _read(FOLDER / f"{base}.yaml")
+        if further := of_base.get("extends"):
+            raise ValueError(f"{path}: extends {base}, which extends {further} itself: extend {further}")
+        whole = OmegaConf.merge(of_base, content)
         content = OmegaConf.to_container(whole)
         content["methods"] = {name: method for name, method in content["methods"].items() if method is not None}
     try:
@@ -178,6 +230,11 @@ def load(name: str) -> Experiment:
         raise ValueError(f"{path}: name is {experiment.name}, but the file is {path.name}: both must be the same")
     if experiment.own_task and not experiment.own_task.is_file():
         raise ValueError(f"{path}: task is {experiment.task}, and there is no {experiment.own_task}")
+    if other := experiment.search_of:
+        searched = _read(FOLDER / f"{other}.yaml").get("methods", {})
+        for method in (method for method, of in experiment.methods.items() if len(of.trials) > 1):
+            if method not in searched:
+                raise ValueError(f"{path}: {method} has trials to choose from, and the search of {other} is not of it")
     return experiment
 
 

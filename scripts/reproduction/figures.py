@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from reproduction.experiment import Experiment
-from reproduction.results import estimate, figures, front, paths
+from reproduction.results import Estimate, estimate, figures, front, paths
 
 Line = dict[str, Any]
 CURVES = {"pass@1": "pass@1", "distinct": "distinct correct answers a problem", "coverage": "problems solved"}
@@ -41,7 +41,7 @@ def _training(
     sets = [name for name in ("test", "train") if _of(counts, set=name)]
     figure, axes = plt.subplots(len(sets), len(CURVES) + 1, figsize=(4 * (len(CURVES) + 1), 3.2 * len(sets)),
                                 squeeze=False)  # fmt: skip
-    steps = [0, *(step for step in experiment.evaluation.steps if step)]
+    steps = [0, *experiment.evaluation.looked_at(temperature)]
     for row, name in enumerate(sets):
         for column, (figure_name, label) in enumerate(CURVES.items()):
             axis = axes[row, column]
@@ -55,9 +55,9 @@ def _training(
                 x = [step for step, _ in points]
                 axis.plot(x, [one.mean for _, one in points], color=colour, label=experiment.methods[method].label)
                 top = np.inf if figure_name == "distinct" else 1.0
-                low = [max(0.0, one.mean if one.low is None else one.low) for _, one in points]
-                high = [min(top, one.mean if one.high is None else one.high) for _, one in points]
-                axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+                # Starting models are given, and no draw of any: they have no interval.
+                band = [(one.mean, one.mean) if not step else _band(one, top) for step, one in points]
+                axis.fill_between(x, *np.transpose(band), color=colour, alpha=0.15, linewidth=0)
             axis.set_title(f"{label}, {'held-out' if name == 'test' else 'training'} problems", fontsize=9)
             axis.set_xlabel("step")
     axis = axes[0, -1]
@@ -74,6 +74,13 @@ def _training(
     figure.suptitle(f"{experiment.title}, temperature {temperature:g}", fontsize=10)
     _legend(figure, axes[0, 0], columns=5)
     _save(figure, folder / f"{experiment.name}.training.png")
+
+
+def _band(value: Estimate, most: float) -> tuple[float, float]:
+    """The interval of a mean over seeds, as far as such a figure can go; of fewer than three seeds none."""
+    if value.low is None or value.high is None:
+        return value.mean, value.mean
+    return max(0.0, value.low), min(most, value.high)
 
 
 def _front(experiment: Experiment, counts: Sequence[Line], colours: dict[str, str], folder: Path) -> None:

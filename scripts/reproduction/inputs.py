@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from processes import run
+from processes import CommandFailed, run
 
-from reproduction.experiment import Experiment
+from reproduction.experiment import RESPONSE, Experiment, recipes_own
 
 
 def options(given: dict[str, Any]) -> list[str]:
@@ -21,7 +21,7 @@ def options(given: dict[str, Any]) -> list[str]:
 
 
 def make_data(experiment: Experiment, folder: Path) -> Path:
-    """A folder with train.parquet, validation.parquet, test.parquet and probe.parquet (some training prompts)."""
+    """A folder with train.parquet, validation.parquet and test.parquet."""
     import pyarrow.parquet as pq
 
     data = folder / "data"
@@ -30,12 +30,46 @@ def make_data(experiment: Experiment, folder: Path) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         task = ["own", str(experiment.own_task)] if experiment.own_task else [experiment.task]
         run(["verl-setpo", "data", *task, "--out", str(partial), *options(experiment.data)], folder / "data.log")
-        held_out, train = pq.read_table(partial / "test.parquet"), pq.read_table(partial / "train.parquet")
+        held_out = pq.read_table(partial / "test.parquet")
         pq.write_table(held_out.slice(0, experiment.validation), partial / "validation.parquet")
         pq.write_table(held_out.slice(experiment.validation), partial / "test.parquet")
-        pq.write_table(train.slice(0, experiment.evaluation.train_prompts), partial / "probe.parquet")
         partial.rename(data)
     return data
+
+
+def make_probe(experiment: Experiment, data: Path, probe: Path) -> None:
+    """Write the training prompts that are looked at to a file of their own."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(data / "train.parquet").slice(0, experiment.evaluation.train_prompts), probe)
+
+
+def check_lengths(experiment: Experiment, data: Path, model: Path) -> None:
+    """Raises CommandFailed where verl would cut off a prompt's beginning, or leave a response too little room.
+
+    `verl-setpo evaluate` would do neither: starting models would be looked at with other prompts than are trained on.
+    """
+    import pyarrow.parquet as pq
+    from transformers import AutoTokenizer
+
+    from verl_setpo.tasks.tiny_model import prompt_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    longest = max(
+        len(prompt_ids(tokenizer, prompt))
+        for name in ("train", "validation", "test")
+        for prompt in pq.read_table(data / f"{name}.parquet")["prompt"].to_pylist()
+    )
+    for key, needed in (
+        ("data.max_prompt_length", longest),
+        ("actor_rollout_ref.rollout.max_model_len", longest + experiment.evaluation.max_tokens),
+    ):
+        room = experiment.settings.get(key, recipes_own(key))
+        if room < needed:
+            raise CommandFailed(
+                f"The longest prompt of {experiment.name} has {longest} tokens and {RESPONSE} is "
+                f"{experiment.evaluation.max_tokens}, but {key} is {room}: set it to {needed} under settings."
+            )
 
 
 def make_warm_start(experiment: Experiment, folder: Path, seed: int) -> Path:

@@ -73,23 +73,43 @@ def in_force(experiment: Experiment, lines: Iterable[Line], chosen: dict[str, Se
     the seeds of the report; where nothing is chosen yet, of all trials with the seeds of the search, under the name of
     any method.
     """
+    seeds = experiment.search_seeds if chosen is None else experiment.seeds
     wanted: set[tuple[str | None, str, int | None]] = {("start", experiment.identity(), None)}
     for name in experiment.methods:
         if chosen is None:
-            wanted |= {(None, of, seed) for of in trials_of(experiment, name) for seed in experiment.search_seeds}
+            wanted |= {(None, of, seed) for of in trials_of(experiment, name) for seed in seeds}
         else:
             of = experiment.identity(experiment.settings_of(name, chosen[name]))
-            wanted |= {(name, of, seed) for seed in experiment.seeds}
+            wanted |= {(name, of, seed) for seed in seeds}
     found = {}
     for line in lines:
-        if any((name, line["of"], line["seed"]) in wanted for name in (line["method"], None)):
+        known = any((name, line["of"], line["seed"]) in wanted for name in (line["method"], None))
+        if known and _as_now(experiment, line):
             place = ["kind", "of", "seed", "warm_start", "step", "set", "temperature"]
             if chosen is not None:
                 place.append("method")
             if line["method"] == "start":
                 place.append("model")
             found[tuple(line.get(name) for name in place)] = line
-    return list(found.values())
+    trained = {(line["warm_start"], line.get("model")) for line in found.values() if line["method"] != "start"}
+    # Another machine's starting models stay only with a run of theirs.
+    return [
+        line
+        for line in found.values()
+        if line["method"] != "start" or not trained or (line["warm_start"], line.get("model")) in trained
+    ]
+
+
+def _as_now(experiment: Experiment, line: Line) -> bool:
+    """Whether a run's starting model is the one that its seed has now, and its step one that is looked at."""
+    if line["seed"] is None:
+        return True
+    if line["warm_start"] != experiment.warm_start_of(line["seed"]):
+        return False
+    if line["kind"] == "curves":
+        return True
+    evaluation, temperature = experiment.evaluation, line["temperature"]
+    return temperature in evaluation.temperatures and line["step"] in evaluation.looked_at(temperature)
 
 
 @dataclass(frozen=True)
@@ -124,7 +144,7 @@ def figures(line: Line) -> dict[str, float]:
     coverage (share of prompts that were solved at all).
     """
     correct, distinct, n = np.array(line["correct"]), np.array(line["distinct"]), line["n"]
-    ks = [k for k in (2**i for i in range(20)) if k <= n]
+    ks = [*(k for k in (2**i for i in range(20)) if k < n), n]
     found = {f"pass@{k}": share_with_correct(line, k) for k in ks}
     several = distinct >= 2
     found["distinct"] = float(distinct.mean())

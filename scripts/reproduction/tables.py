@@ -59,11 +59,16 @@ def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
     test = experiment.data["test-size"] - experiment.validation
     starts = {(line["warm_start"], line.get("model")) for line in lines if line["method"] == "start"}
     seeds = {seed for seed, _ in starts}
-    models = f"{len(starts)} starting models"
+    models = "one starting model" if len(starts) == 1 else f"{len(starts)} starting models"
     if len(starts) > len(seeds):
         models += (
             f" of {'one seed' if len(seeds) == 1 else f'{len(seeds)} seeds'} (another machine makes other weights)"
         )
+    of_seed: dict[int, set[Any]] = {}
+    for line in lines:
+        if line["method"] != "start":
+            of_seed.setdefault(line["seed"], set()).add(line.get("model"))
+    mixed = [str(seed) for seed, models_of in sorted(of_seed.items()) if len(models_of) > 1]
     return (
         f"{max(experiment.evaluation.steps)} steps of {experiment.settings['TRAIN_BATCH_SIZE']} prompts x "
         f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
@@ -73,6 +78,11 @@ def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
         "more starting models the lowest and highest. Drawn again from the results by "
         f"`python scripts/reproduce.py show {experiment.name}`; one run again, beside what is published: "
         f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --results runs/again`."
+        + (
+            f" Of seed {', '.join(mixed)} not all methods began with the same machine's starting model."
+            if mixed
+            else ""
+        )
     )
 
 
@@ -89,6 +99,8 @@ def beside(experiment: Experiment, again: Sequence[Line], published: Sequence[Li
         for column in ("pass@1", "distinct"):
             known = [one[column] for one in at(same, method, step)]
             cells += [cell(column, [found[column]]), cell(column, known, one_more=True) if known else "not published"]
+            if 0 < len(known) < 3:
+                cells[-1] += ", no interval of so few"
         label = experiment.methods[method].label
         rows.append([label, str(line["seed"]), f"{line['temperature']:g}", *cells])
     expected = "mean of the published seeds (95 % of one more)"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from processes import run
 
-from reproduction.experiment import RECIPE, Experiment, Settings
+from reproduction.experiment import RECIPE, RECIPES_VARIABLES, RESPONSE, Experiment, Settings
 
 FIGURES = {
     "entropy": "actor/entropy",
@@ -19,7 +19,7 @@ FIGURES = {
     "seconds": "timing_s/step",
 }
 """What is kept of each step, by the names of verl's metrics."""
-LOSS_AGG_MODE = "actor_rollout_ref.actor.loss_agg_mode"
+LOSS_AGG_MODE, RECIPES_MODE = "actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-sum-norm"
 MINILM = "${oc.env:MINILM}"
 """all-MiniLM-L6-v2 in an experiment's settings."""
 
@@ -39,7 +39,8 @@ def train(experiment: Experiment, settings: Settings, folder: Path, data: Path, 
     overrides = [f"{name}={value}" for name, value in everything.items() if not name.isupper()]
     steps = max(experiment.evaluation.steps)
     environment = {
-        **os.environ,
+        # What a shell has exported must not change a training.
+        **{name: value for name, value in os.environ.items() if name not in RECIPES_VARIABLES},
         # A Ray of its own: several trainings run beside each other.
         "RAY_ADDRESS": "local",
         "TASK": experiment.name,
@@ -75,10 +76,10 @@ def curves(folder: Path, experiment: Experiment, settings: Settings) -> dict[str
     rows = [json.loads(line)["data"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "timing_s/step" in row]
     everything = {**experiment.settings, **settings}
-    max_response_length = everything.get("MAX_RESPONSE_LENGTH", 24)  # the recipe's
-    if LOSS_AGG_MODE not in everything:
+    longest = int(everything.get(RESPONSE, RECIPES_VARIABLES[RESPONSE]))
+    if everything.get(LOSS_AGG_MODE, RECIPES_MODE) == RECIPES_MODE:
         # verl aggregates entropy as the loss: here a response's sum over its tokens, divided by the longest allowed.
-        for row in rows:
-            row["actor/entropy"] *= max_response_length / row["response_length/mean"]
+        for row in (row for row in rows if "actor/entropy" in row):
+            row["actor/entropy"] *= longest / row["response_length/mean"]
     found = {name: [row.get(key) for row in rows] for name, key in FIGURES.items()}
     return {name: values for name, values in found.items() if any(value is not None for value in values)}

@@ -6,15 +6,13 @@ import re
 import shutil
 
 import pytest
-import typer
 import yaml
 from omegaconf import OmegaConf
-from processes import CommandFailed
-from reproduce import Run, in_parallel, missing, search_runs
+from reproduce import Run, missing, search_runs
 from reproduction import results
 from reproduction.experiment import FOLDER, Evaluation, load
 
-from tests.scripts.experiments import SMALL, counts
+from tests.scripts.experiments import SMALL, counts, whole_run
 
 EXPERIMENTS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -47,10 +45,11 @@ def test_a_trial_of_two_methods_is_run_once_and_counts_for_both():
     of = experiment.identity(experiment.settings_of("again", {"C": 2}))
     lines.append({**counts("grpo", {}, [9, 9], [2, 2]), "method": "again", "of": of})
     assert results.choose(experiment, lines)["again"] == {}
-    again = {**lines[0], "method": "again", "kind": "curves"}
-    assert {run.settings.get("LR") for run in missing(experiment, search_runs(experiment), [again])} == {2, None}
+    again = [{**line, "method": "again"} for line in whole_run("grpo", {"LR": 1}, 101, "validation")]
+    assert {run.settings.get("LR") for run in missing(experiment, search_runs(experiment), again)} == {2, None}
     test = [Run("test", name, 0, trial, 101) for name, trial in (("grpo", {"LR": 1}), ("again", {}))]
-    assert [run.method for run in missing(experiment, test, [again])] == ["grpo"]
+    again = [{**line, "set": "test" if line["set"] else None} for line in again]
+    assert [run.method for run in missing(experiment, test, again)] == ["grpo"]
     assert results.in_force(experiment, [*lines, {**lines[0], "method": "again"}]) == [
         {**lines[0], "method": "again"},
         *lines[1:],
@@ -93,11 +92,23 @@ class TestAnExperimentThatExtendsAnother:
         ({"settings": {"COEFF": 4}}, "settings have COEFF, which is none of the recipe's METHOD, TRAIN_BATCH_SIZE, "),
         ({"methods": {"grpo": {"trials": [{"STEPS": 5}]}}}, "settings have STEPS, which is none of the recipe's "),
         ({"sedes": [1]}, "sedes: Extra inputs are not permitted"),
-        ({"validation": 90}, "data.test-size must be more than validation, 90: the rest is reported"),
+        ({"validation": 90}, "data.test-size must be a number above validation, 90: the rest is reported"),
         ({"evaluation": {"steps": []}}, "evaluation.steps: List should have at least 1 item"),
         ({"name": "other"}, "name is other, but the file is coins.yaml: both must be the same"),
         ({"task": "gold.py"}, "task is gold.py, and there is no "),
         ({"controls": ["slow"]}, "controls has slow, which is none of the methods: grpo, "),
+        ({"data": {"test-size": "90"}}, "data.test-size must be a number above validation, "),
+        ({"settings": {"Lr": 1}}, "settings have Lr, which is none of the recipe's METHOD, "),
+        ({"settings": {"LR": None}}, "settings have LR without a value: leave it out, "),
+        ({"methods": {"start": {"label": "Start", "settings": {}}}}, "methods has start, which is the name of "),
+        ({"evaluation": {"every": 0}}, "evaluation.every: Input should be greater than or equal to 1"),
+        ({"evaluation": {"steps": [0]}}, "evaluation: steps has no step but 0: there is nothing to train"),
+        ({"evaluation": {"temperatures": []}}, "evaluation.temperatures: List should have at least 1 item"),
+        ({"evaluation": {"max_tokens": 48}}, "evaluation.max_tokens is 48, but MAX_RESPONSE_LENGTH 32: "),
+        (
+            {"methods": {"grpo": {"trials": [{"LR": 1}, {"LR": 2}]}}, "search_seeds": []},
+            "search_seeds has none, and there are methods with several trials",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_is_one_sentence_that_names_it(tmp_path, monkeypatch, change, message):
@@ -107,6 +118,27 @@ def test_a_mistake_in_a_file_is_one_sentence_that_names_it(tmp_path, monkeypatch
     monkeypatch.setattr("reproduction.experiment.FOLDER", tmp_path)
     with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
         load("coins")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("extends: countdown_3", "extends countdown_3, which extends countdown itself: extend countdown"),
+        (
+            "{extends: countdown, search_of: countdown, methods: "
+            "{new: {label: New, settings: {}, trials: [{}, {LR: 1}]}}}",
+            "new has trials to choose from, and the search of countdown is not of it",
+        ),
+    ],
+)
+def test_an_experiment_that_extends_what_it_cannot_is_refused(tmp_path, monkeypatch, content, message):
+    for name in ("countdown", "countdown_3"):
+        shutil.copy(FOLDER / f"{name}.yaml", tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "title": "Mine", **yaml.safe_load(content)}))
+    monkeypatch.setattr("reproduction.experiment.FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        load("mine")
 
 
 @pytest.mark.parametrize(
@@ -240,28 +272,6 @@ def test_a_line_that_was_cut_off_is_neither_read_nor_in_the_way_of_the_next(tmp_
     assert results.read(path) == [{"a": 1}, {"a": 2}]
     results.append(path, [{"a": 4}])
     assert results.read(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
-
-
-def test_a_run_that_fails_stops_no_other_and_the_command_says_so(capsys):
-    done = []
-
-    def work(item):
-        if item == 1:
-            raise CommandFailed("run_tiny_fsdp.sh ended with status 1")
-        done.append(item)
-
-    with pytest.raises(typer.Exit) as end:
-        in_parallel(2, work, [0, 1, 2, 3])
-    assert end.value.exit_code == 1
-    assert sorted(done) == [0, 2, 3]
-    said = capsys.readouterr().out
-    assert "run_tiny_fsdp.sh ended with status 1" in said
-    assert "1 of 4 failed; the same command tries them again" in said
-
-
-def test_a_defect_of_the_script_ends_all(capsys):
-    with pytest.raises(KeyError):
-        in_parallel(1, {0: 0}.__getitem__, [0, 1])
 
 
 def test_results_of_an_own_task_are_of_its_file_as_it_is(tmp_path, monkeypatch):

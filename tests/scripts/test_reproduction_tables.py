@@ -27,11 +27,13 @@ def test_samples_are_counted_by_prompt_and_strategies_where_the_reward_names_the
         ("a_2_0", 0.0, {"pred": "(9,9)"}),
         ("b_0_0", 1.0, {"pred": "7", "strategy": "20+3"}),
         ("b_1_0", 1.0, {"pred": "7", "strategy": "22+1"}),
+        ("b_2_0", 1.0, {"pred": "7", "strategy": ""}),  # right, and its parts do not hold
         ("c_0_0", 0.0, {"pred": ""}),
+        ("d_0_0", 1.0, {"pred": ["of", "another", "type"]}),
     ]
     file = tmp_path / "5.jsonl"
     file.write_text("".join(json.dumps({"uid": uid, "acc": acc, **more}) + "\n" for uid, acc, more in samples))
-    assert count(file) == {"correct": [2, 2, 0], "distinct": [1, 2, 0]}
+    assert count(file) == {"correct": [2, 3, 0, 1], "distinct": [1, 2, 0, 1]}
 
 
 def test_figures_are_those_of_a_count_by_hand():
@@ -44,6 +46,7 @@ def test_figures_are_those_of_a_count_by_hand():
 
     assert [found[f"pass@{k}"] for k in (1, 2, 4)] == pytest.approx([pass_at(k) for k in (1, 2, 4)])
     assert "pass@8" not in found
+    assert results.figures({"correct": [3], "distinct": [1], "n": 6})["pass@6"] == 1.0  # n is no power of two
     assert (found["distinct"], found["width"], found["mode"], found["coverage"]) == (1.5, 0.5, 2.5, 0.75)
 
 
