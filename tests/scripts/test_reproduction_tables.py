@@ -14,10 +14,10 @@ from reproduction import results
 from reproduction.evaluate import count
 from reproduction.experiment import Experiment, load
 from reproduction.inputs import fingerprint
-from reproduction.tables import against_baseline, at_equal_accuracy, cell, write
+from reproduction.tables import against_baseline, at_equal_accuracy, beside, cell, write
 from typer.testing import CliRunner
 
-from tests.scripts.experiments import counts
+from tests.scripts.experiments import SMALL, counts
 
 
 def test_samples_are_counted_by_prompt_and_strategies_where_the_reward_names_them(tmp_path):
@@ -58,6 +58,36 @@ def test_the_interval_over_seeds_holds_the_mean_of_95_of_100_draws():
         inside += interval.low <= 3.0 <= interval.high
     assert 0.94 < inside / 2000 < 0.96
     assert results.estimate([0.5, 0.6]).low is None
+
+
+def test_the_interval_of_one_more_run_holds_it_95_of_100_times():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(2000):
+        *known, one_more = rng.normal(3.0, 2.0, size=5)
+        interval = results.estimate(known)
+        inside += interval.one_low <= one_more <= interval.one_high
+    assert 0.935 < inside / 2000 < 0.965
+
+
+def test_a_repeated_run_is_shown_beside_where_one_more_is_to_be_expected():
+    where = {"set": "test", "step": 10}
+    published = [
+        counts("grpo", {"LR": 1}, [right], [distinct], seed, **where)
+        for seed, right, distinct in ((1, 8, 2), (2, 9, 3), (3, 10, 4))
+    ]
+    again = counts("grpo", {"LR": 1}, [7], [1], 1, **where)
+    elsewhere = [{**again, "set": "train"}, {**again, "step": 5}, {**again, "kind": "curves"}]
+
+    def row(known):
+        *_, only = beside(SMALL, [*elsewhere, again], known).splitlines()
+        return [cell.strip() for cell in only.split("|")[1:-1]]
+
+    # 4.303 standard deviations x sqrt(4 / 3) about the mean, and no share above 1.
+    assert row(published) == ["GRPO", "1", "1", "70.0 %", "90.0 % (40.3 to 100.0)", "1.00", "3.00 (0.00 to 7.97)"]
+    few = "no interval of so few"
+    assert row(published[:2])[3:] == ["70.0 %", f"85.0 % (80.0, 90.0), {few}", "1.00", f"2.50 (2.00, 3.00), {few}"]
+    assert row([])[4] == "not published"
 
 
 @pytest.mark.parametrize(
