@@ -205,7 +205,8 @@ def test_an_endpoint_that_is_away_for_less_than_the_step_waits_costs_no_group(wi
     (figures,) = without_loss.of("outage")
     assert without_loss.judge.starts == 2
     assert figures["retries"] >= PROMPTS
-    assert figures["seconds/p50"] >= OUTAGE_S
+    # A call may begin when the judge is away already.
+    assert figures["seconds/p50"] >= OUTAGE_S / 2
 
 
 def test_a_killed_actor_is_started_again_and_gets_what_it_had(without_loss):
