@@ -127,7 +127,7 @@ def without_loss(nobody_there, inputs, tmp_path_factory) -> Judged:
     while_away = threading.Event()
 
     def outage() -> None:
-        judge.restart(OUTAGE_S)
+        judge.restart(OUTAGE_S + 0.3)  # a group's call may begin when the judge is away already
         while_away.set()
 
     def refuse(body: dict[str, Any]) -> Response:
@@ -205,8 +205,7 @@ def test_an_endpoint_that_is_away_for_less_than_the_step_waits_costs_no_group(wi
     (figures,) = without_loss.of("outage")
     assert without_loss.judge.starts == 2
     assert figures["retries"] >= PROMPTS
-    # A call may begin when the judge is away already.
-    assert figures["seconds/p50"] >= OUTAGE_S / 2
+    assert figures["seconds/p50"] >= OUTAGE_S
 
 
 def test_a_killed_actor_is_started_again_and_gets_what_it_had(without_loss):
