@@ -137,7 +137,7 @@ class Experiment(_Strict):
         for name in ("TRAIN_BATCH_SIZE", "ROLLOUT_N"):
             if name not in self.settings:
                 raise ValueError(f"settings must have {name}")
-        longest = self.settings.get(RESPONSE, int(RECIPES_VARIABLES[RESPONSE]))
+        longest = int(self.settings.get(RESPONSE, RECIPES_VARIABLES[RESPONSE]))
         if self.evaluation.max_tokens != longest:
             raise ValueError(
                 f"evaluation.max_tokens is {self.evaluation.max_tokens}, but {RESPONSE} {longest}: what is trained and "

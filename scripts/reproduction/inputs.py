@@ -64,7 +64,7 @@ def check_lengths(experiment: Experiment, data: Path, model: Path) -> None:
         ("data.max_prompt_length", longest),
         ("actor_rollout_ref.rollout.max_model_len", longest + experiment.evaluation.max_tokens),
     ):
-        room = experiment.settings.get(key, recipes_own(key))
+        room = int(experiment.settings.get(key, recipes_own(key)))
         if room < needed:
             raise CommandFailed(
                 f"The longest prompt of {experiment.name} has {longest} tokens and {RESPONSE} is "
