@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +36,6 @@ class Opened:
     """A page, and what went wrong or left the machine meanwhile."""
 
     page: Any
-    seconds: float  # until it was drawn
     complaints: list[str] = field(default_factory=list)  # console errors and warnings, uncaught exceptions
     requests: list[str] = field(default_factory=list)  # but for the page itself
 
@@ -59,15 +57,13 @@ def opened(browser: Any, path: Path, **options: Any) -> Iterator[Opened]:
     """Open a page offline; `options` are playwright's for a context, `viewport` and `color_scheme` say."""
     context = browser.new_context(offline=True, **{"viewport": {"width": 1280, "height": 900}, **options})
     page = context.new_page()
-    result = Opened(page, 0.0)
+    result = Opened(page)
     url = path.resolve().as_uri()
     page.on("console", lambda message: message.type in ("error", "warning") and result.complaints.append(message.text))
     page.on("pageerror", lambda error: result.complaints.append(str(error)))
     page.on("request", lambda request: request.url != url and result.requests.append(request.url))
-    started = time.perf_counter()
     page.goto(url)
     page.wait_for_function("document.documentElement.dataset.ready === 'true'", timeout=60_000)
-    result.seconds = time.perf_counter() - started
     try:
         yield result
     finally:

@@ -130,14 +130,14 @@ def test_printed_pages_hold_the_charts_and_no_controls(browser: Any, page_of_thr
         assert it.complaints == []
 
 
-def test_a_hostile_file_opens_within_five_seconds_and_runs_nothing(browser: Any, hostile_page: Path) -> None:
-    seconds = []
-    for _ in range(3):  # the best of three: what else a busy machine does is not the page's
-        with opened(browser, hostile_page) as it:
-            seconds.append(it.seconds)
-    assert min(seconds) < 5
+def test_a_hostile_file_draws_no_more_than_a_small_one_and_runs_nothing(
+    browser: Any, hostile_page: Path, page_of_three: Path
+) -> None:
+    with opened(browser, page_of_three) as it:
+        drawn = it.page.locator("*").count()
     with opened(browser, hostile_page) as it:
         page = it.page
+        assert page.locator("*").count() <= drawn
         everything = page.title()
         for name in ("problems", "training"):
             section = page.locator(f"[data-browser={name}]")
