@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_hex
 
 from reproduction.experiment import Experiment
 from reproduction.results import Estimate, estimate, figures, front, paths
@@ -24,7 +25,8 @@ def draw(experiment: Experiment, lines: Sequence[Line], folder: Path) -> None:
     """EXPERIMENT.training.png, .front.png and .pass_at_k.png; several temperatures are drawn one below the other."""
     counts = [line for line in lines if line["kind"] == "counts"]
     run = {line["method"] for line in counts}
-    colours = {name: f"C{number}" for number, name in enumerate(experiment.methods) if name in run}
+    colormap = plt.get_cmap("tab10" if len(experiment.methods) <= 10 else "tab20")
+    colours = {name: to_hex(colormap(n % colormap.N)) for n, name in enumerate(experiment.methods) if name in run}
     _training(experiment, counts, [line for line in lines if line["kind"] == "curves"], colours, folder)
     _front(experiment, counts, colours, folder)
     _pass_at_k(experiment, counts, colours, folder)
