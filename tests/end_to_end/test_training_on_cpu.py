@@ -19,6 +19,8 @@ from verl_setpo.set_rl import marginal_set_advantage
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "cpu" / "run_tiny_fsdp.sh"
 LIMIT_SECONDS = 1500
+COMPACT = "{backend:xgrammar,disable_any_whitespace:true}"
+"""For the server of a judge: an untrained model that may write blanks writes nothing else."""
 
 
 @dataclass
@@ -67,18 +69,22 @@ def train(inputs: Path, folder: Path, method: str, steps: int, *overrides: str, 
 
 
 @pytest.mark.slow
-def test_poly_epo_trains_in_sync_mode_with_a_real_judge_and_vllm_follows_the_trainer(inputs, tmp_path, vllm_judge):
+def test_poly_epo_trains_in_sync_mode_with_a_judge_on_verls_server_and_vllm_follows_the_trainer(
+    inputs, tmp_path, judge_model
+):
     log_dir = tmp_path / "rollouts"
     judge = [
-        f"algorithm.set_rl.signal.base_url={vllm_judge.url}",
-        "algorithm.set_rl.signal.model=judge",
+        "algorithm.set_rl.signal.max_prompt_tokens=8192",
         # An untrained model fills what it may, and says the same of all unless it draws.
         "algorithm.set_rl.signal.max_strategy_chars=16",
         "algorithm.set_rl.signal.temperature=1",
+        f"reward.reward_model.model_path={judge_model}",
+        "reward.reward_model.rollout.max_model_len=16384",
+        f"+reward.reward_model.rollout.engine_kwargs.vllm.structured_outputs_config={COMPACT}",
+        "ray_kwargs.ray_init.num_gpus=2",  # a pool of its own
     ]
-    run = train(
-        inputs, tmp_path / "run", "poly_epo", 6, f"algorithm.set_rl.rollout_log={log_dir}", *judge, signal_name="judge"
-    )
+    overrides = [f"algorithm.set_rl.rollout_log={log_dir}", *judge]
+    run = train(inputs, tmp_path / "run", "poly_epo", 6, *overrides, signal_name="judge_reward_model")
 
     steps = [run.metrics[step] for step in range(1, 7)]
     # The weights move, and vLLM's token probabilities stay those of the trainer, to rounding: 2e-7 to 4e-7 on average.
@@ -91,8 +97,11 @@ def test_poly_epo_trains_in_sync_mode_with_a_real_judge_and_vllm_follows_the_tra
     for step in steps:
         assert step["set_rl/signal_failed_groups"] == 0
         assert step["set_rl/judge/groups"] == 8
+        assert step["set_rl/judge/failed_calls"] == step["set_rl/judge/sent_again"] == 0
         assert step["set_rl/judge/calls"] * step["set_rl/judge/parse_rate"] == pytest.approx(8)
     assert all(step["set_rl/judge/completion_tokens"] > 8 * 8 for step in steps)
+    # The reward is the function's, not that of the model that verl takes for a reward model.
+    assert all(0 < step["critic/score/mean"] < 1 for step in steps)
 
     # What was trained on is what the mathematics says of the logged rewards and clusters.
     rows = [json.loads(line) for line in (log_dir / "3.jsonl").read_text().splitlines()]
@@ -139,6 +148,29 @@ def test_set_loo_trains_in_colocate_async_mode_with_a_local_embedder_and_a_refer
     resumed = train(inputs, tmp_path / "run", "set_loo", 5, *overrides, signal_name="embedding_local")
     assert sorted(resumed.metrics) == [4, 5]
     assert resumed.metrics[5]["actor/grad_norm"] > 0
+
+
+@pytest.mark.slow
+def test_set_loo_trains_with_an_embedder_on_verls_server_beside_the_trainer(inputs, tmp_path):
+    embedder = [
+        f"algorithm.set_rl.signal.tokenizer={MINILM}",
+        "algorithm.set_rl.signal.max_tokens=256",
+        f"reward.reward_model.model_path={MINILM}",
+        "reward.reward_model.rollout.max_model_len=256",
+        "reward.reward_model.enable_resource_pool=False",
+    ]
+    overrides = [*embedder, "trainer.val_before_train=False"]
+    run = train(inputs, tmp_path / "run", "set_loo", 2, *overrides, signal_name="embedding_reward_model")
+    for step in (1, 2):
+        metrics = run.metrics[step]
+        assert metrics["set_rl/embedding/groups"] == 8
+        assert metrics["set_rl/embedding/calls"] > 0
+        assert metrics["set_rl/embedding/failed_calls"] == metrics["set_rl/embedding/sent_again"] == 0
+        assert 0 < metrics["critic/score/mean"] < 1
+        # Before the model sleeps, where it does.
+        assert metrics["set_rl/embedding/ready"] == 1
+        assert metrics["set_rl/credit/max"] > 0
+    assert run.metrics[2]["actor/grad_norm"] > 0
 
 
 def test_sessions_are_ended_by_id_only():
