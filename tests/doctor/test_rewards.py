@@ -126,8 +126,8 @@ def test_a_ground_truth_that_no_grader_can_settle_fails(reward_of):
 def test_a_reward_that_takes_for_ever_is_not_waited_for(reward_of, monkeypatch):
     monkeypatch.setattr(rewards, "LIMIT_S", 1.0)
     started = time.monotonic()
-    check = reward_of([row_of("mine", "7")], "+set_rl=poly_epo", code="import time; time.sleep(4); return 1.0")
-    assert time.monotonic() - started < 4
+    check = reward_of([row_of("mine", "7")], "+set_rl=poly_epo", code="import time; time.sleep(30); return 1.0")
+    assert time.monotonic() - started < 20
     assert (check.status, check.found) == ("not done", "none of 1 rows was graded in 1 s")
 
 

@@ -76,10 +76,10 @@ def test_any_text_has_an_answer_without_spare_whitespace(text):
     ],
     ids=lambda text: ascii(text[:12]),
 )
-def test_100_kb_of_hostile_text_takes_no_time(text):
+def test_100_kb_of_hostile_text_takes_linear_time(text):
     start = time.perf_counter()
     find_answer(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 5, "in time that grows with the square, minutes"
 
 
 def test_equal_answers_share_a_cluster_and_no_answer_is_degenerate():

@@ -108,20 +108,38 @@ def test_a_server_that_drips_bytes_times_out():
         start = time.monotonic()
         (error,), _ = run(server.url, timeout_s=0.3, max_retries=1)
     assert error.kind == "timeout"
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 5
 
 
 def test_the_deadline_holds_for_all_retries_together():
     with serve(fails(500)) as server:
         start = time.monotonic()
-        (error,), _ = run(server.url, deadline_s=0.5, max_retries=1000)
+        (error,), _ = run(server.url, deadline_s=1, max_retries=1000)
     assert error.kind == "server"
-    assert time.monotonic() - start < 2
+    assert 1 < len(server.asked) < 1000
+    assert time.monotonic() - start < 10
     with serve(hangs(5)) as server:
         start = time.monotonic()
         (error,), _ = run(server.url, deadline_s=0.5, timeout_s=60)
     assert error.kind == "timeout"
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 5
+
+
+def test_a_last_try_that_the_deadline_cuts_off_does_not_hide_what_the_server_said():
+    with serve(hangs(5)) as server:
+        server.then = [fails(503)]
+        (error,), endpoint = run(server.url, deadline_s=2, timeout_s=60)
+    assert error.kind == "server"
+    assert "answered 503" in error.message
+    assert "after 2 tries" in error.message
+    assert dict(endpoint.stats.failures) == {"server": 1}
+
+
+def test_a_last_try_that_hangs_for_all_of_its_time_is_what_is_said():
+    with serve(hangs(5)) as server:
+        server.then = [fails(503)]
+        (error,), _ = run(server.url, deadline_s=60, timeout_s=1, max_retries=1)
+    assert error.kind == "timeout"
 
 
 def test_nobody_there():

@@ -90,16 +90,22 @@ class Endpoint:
         async with self._places:
             await self._wait_for_limits(tokens)
             start, tries = time.monotonic(), 0
+            before: EndpointError | None = None
 
             async def attempt() -> T:
-                nonlocal tries
+                nonlocal tries, before
                 tries += 1
                 if tries > 1:
                     self.stats.retries += 1
                     await self._wait_for_limits(tokens)
-                return await self._ask(
-                    self._next_server(), request, start + self.settings.deadline_s - time.monotonic()
-                )
+                seconds_left = start + self.settings.deadline_s - time.monotonic()
+                try:
+                    return await self._ask(self._next_server(), request, seconds_left)
+                except EndpointError as error:
+                    # Cut off by the deadline, a last try says nothing of the server; the one before it does.
+                    if error.kind != "timeout" or seconds_left >= self.settings.timeout_s or before is None:
+                        before = error
+                    raise before from None
 
             try:
                 result: T = await self._retrying()(attempt)

@@ -370,8 +370,8 @@ async def test_collect_waits_for_all_groups_together_no_longer_than_it_may():
     for name in names:
         await shard.submit(group(name))
     start = asyncio.get_running_loop().time()
-    collected = await shard.collect([ask(name, 0, 1, 2) for name in [*names, "done"]], 0.1)
-    assert asyncio.get_running_loop().time() - start < 0.3
+    collected = await shard.collect([ask(name, 0, 1, 2) for name in [*names, "done"]], 1.0)
+    assert asyncio.get_running_loop().time() - start < 4
     *slow, done = collected.replies
     assert {reply.failure.kind for reply in slow} == {"timeout"}
     assert done.results is not None

@@ -252,10 +252,10 @@ def test_collect_waits_no_longer_than_wait_s_and_the_other_groups_have_their_ver
     batch = impatient.collect([group("quick"), group("never")])
     seconds = time.monotonic() - start
     held.let_go()
-    assert 0.9 < seconds < 3
+    assert 0.9 < seconds < 10
     assert batch.failures[0] is None
     assert batch.failures[1].startswith("timeout: ")
-    assert impatient.metrics()["collect_wait_s"] == pytest.approx(seconds, abs=0.2)
+    assert 0.9 < impatient.metrics()["collect_wait_s"] <= seconds
 
 
 def test_figures_are_of_one_collect_and_what_waits_for_the_next_one_is_held(judge, server):
