@@ -14,8 +14,9 @@ from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl_setpo.credit.chunks import Chunk, one_strategy
 from verl_setpo.credit.methods import BASES, Choice, check
 from verl_setpo.signals import Rollout, Signal, SignalBatch
-from verl_setpo.trainer.advantages import SetAdvantageMixin
+from verl_setpo.trainer.advantages import Base, SetAdvantageMixin
 from verl_setpo.trainer.config_check import Method
+from verl_setpo.trainer.estimators import steps_from
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.rows import Rows, first_token
 from verl_setpo.trainer.settings import WITH_COEF
@@ -59,12 +60,10 @@ class _SaidKernel(_Said):
 
 
 class _FileRows(Rows):
-    """A row for each rollout, its response one token long: advantages are the same on all tokens of a response."""
+    """Rollouts that nothing but `_Said` looks at."""
 
-    def __init__(self, rewards_PN: torch.Tensor, base_PN: torch.Tensor) -> None:
-        self.rewards_BT = rewards_PN.reshape(-1, 1)
-        self.mask_BT = torch.ones_like(self.rewards_BT)
-        self.advantages_BT = base_PN.reshape(-1, 1)
+    def __init__(self) -> None:
+        pass
 
     def rollout(self, row: int, uid: str, session: int, group_size: int, tokenizer: Any) -> Rollout:
         return _NOBODY
@@ -86,16 +85,17 @@ class _DryRun(SetAdvantageMixin):
     def _warn_of_failures(self, failures: Sequence[str | None]) -> None:
         """Told once for the whole file, not for each chunk and value of a sweep."""
 
-    def credit(self, rows: _FileRows, groups: Groups) -> Credited:
+    def credit(self, base: Base, groups: Groups) -> Credited:
         """As `_compute_advantage`, between the reading of the queue and the writing to it."""
         estimator = self.method.estimator
-        step, _, counts = self._step(estimator, rows, groups)
-        advantages_BT, _ = get_adv_estimator_fn(estimator)(
-            token_level_rewards=rows.rewards_BT, response_mask=rows.mask_BT, config=self.config.algorithm, step=step
-        )
+        step, _, counts = self._step(estimator, _FileRows(), base, groups)
+        with steps_from(lambda *_: step):
+            advantages_BT, _ = get_adv_estimator_fn(estimator)(
+                token_level_rewards=base.rewards_BT, response_mask=base.mask_BT, config=self.config.algorithm
+            )
         assert step.credit_PN is not None
         return Credited(
-            advantage_PN=groups.gather(first_token(advantages_BT, rows.mask_BT)),
+            advantage_PN=groups.gather(first_token(advantages_BT, base.mask_BT)),
             credit_PN=torch.where(step.usable_PN, step.credit_PN, 0.0),
             usable_P=step.usable_P,
             failed_P=counts["failed_P"],
@@ -128,14 +128,19 @@ class Bench:
         credited = []
         for place, (chunk, batch) in enumerate(zip(self.chunks, self.signals, strict=True)):
             signal = _SaidKernel(batch) if batch.clusters_PN is None else _SaidClusters(batch)
-            rows = _FileRows(chunk.rewards_PN, self._base(place, by_std))
-            credited.append(_DryRun(config, method, signal).credit(rows, _groups(chunk)))
+            credited.append(_DryRun(config, method, signal).credit(self._base_of(place, by_std), _groups(chunk)))
         return credited
 
     def _verls_own(self, place: int, by_std: bool) -> Credited:
         base_PN = self._base(place, by_std)
         all_P = torch.ones(len(base_PN), dtype=torch.bool)
         return Credited(base_PN, torch.zeros_like(base_PN), all_P, ~all_P)
+
+    def _base_of(self, place: int, by_std: bool) -> Base:
+        """A row for each rollout, its response one token long: advantages are the same on all tokens of a response."""
+        rewards_BT = self.chunks[place].rewards_PN.reshape(-1, 1)
+        advantages_BT = self._base(place, by_std).reshape(-1, 1)
+        return Base(rewards_BT, torch.ones_like(rewards_BT), advantages_BT, advantages_BT)
 
     def _base(self, place: int, by_std: bool) -> torch.Tensor:
         """(P, N) advantages by verl's GRPO."""

@@ -24,7 +24,7 @@ from verl_setpo.doctor.fake_batch import LocalQueue, RandomClusters, RandomKerne
 from verl_setpo.signals import AnswerClusters, Signal
 from verl_setpo.signals.answer import ANSWER_FIELD
 from verl_setpo.signals.ngram import NgramKernel
-from verl_setpo.trainer import advantages, rows
+from verl_setpo.trainer import rows
 from verl_setpo.trainer.config_check import check_config
 from verl_setpo.trainer.modes import SetRLMixin
 from verl_setpo.trainer.settings import WITH_COEF
@@ -93,7 +93,7 @@ def _stand_in(signal: Signal, name: str, generator: torch.Generator) -> tuple[Si
 def _in_place_of_transfer_queue(queue: LocalQueue) -> Iterator[None]:
     """The real one is several Ray actors."""
     with contextlib.ExitStack() as stack:
-        for module in (trainer_base, advantages, rows):
+        for module in (trainer_base, rows):
             stack.enter_context(mock.patch.object(module, "tq", queue))
         yield
 

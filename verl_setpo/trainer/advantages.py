@@ -1,4 +1,4 @@
-"""The step of a trainer in which advantages are computed: verl's base method, then the set estimator over it."""
+"""The step of a trainer in which advantages are computed: verl calls the set estimator, which builds on verl's base."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transfer_queue as tq
 from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.core_algos import get_adv_estimator_fn
-from verl.workers.utils.padding import response_to_nested
+from verl import DataProto
+from verl.trainer.ppo.core_algos import AdvantageEstimator
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from verl_setpo.signals import Rollout, Signal, collect_safely
 from verl_setpo.signals.answer import cluster_answers
 from verl_setpo.trainer.config_check import Method
-from verl_setpo.trainer.estimators import Step, min_group_size
+from verl_setpo.trainer.estimators import Step, min_group_size, steps_from
 from verl_setpo.trainer.groups import Groups
 from verl_setpo.trainer.metrics import StepReport, step_metrics
 from verl_setpo.trainer.rollout_log import rollout_rows, write_rollout_log
@@ -31,6 +32,19 @@ logger = logging.getLogger(__name__)
 
 MAX_CAUSES = 5
 """Lines of a step about signals that failed."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What verl's base method makes of a batch: rewards and mask as verl hands them to it, and what it returns.
+
+    All (B, T), padded.
+    """
+
+    rewards_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    advantages_BT: torch.Tensor
+    returns_BT: torch.Tensor
 
 
 class SetAdvantageMixin:
@@ -47,35 +61,59 @@ class SetAdvantageMixin:
     _logged_step: int | None = None
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Base advantage by verl, then the set estimator over it; both end up in TransferQueue."""
-        estimator = self.method.estimator
-        with _estimator(self.config.algorithm, self.method.base_estimator):
-            batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        """verl's own step of advantages, in which it calls the set estimator as one of its own.
 
+        So what is trained on is read once and written once, by verl.
+        """
         rows = Rows.read(
             batch,
-            self.config.algorithm.use_kl_in_reward,
             with_prompt=self.signal.needs_question,
             with_log=bool(self.settings.rollout_log),
+            with_values=self.method.base_estimator == AdvantageEstimator.GAE,
         )
         groups = Groups.of(batch.keys, batch.tags)
-        step, rollouts, counts = self._step(estimator, rows, groups)
-        advantages_BT, _ = get_adv_estimator_fn(estimator)(
-            token_level_rewards=rows.rewards_BT,
-            response_mask=rows.mask_BT,
-            index=[key.rsplit("_", 2)[0] for key in batch.keys],
-            config=self.config.algorithm,
-            step=step,
-        )
-        self._report(estimator, step, rows, rollouts, advantages_BT, counts, metrics, batch)
-        advantages = response_to_nested(advantages_BT, rows.nested_mask)
-        return tq.kv_batch_put(
-            keys=batch.keys,
-            partition_id=batch.partition_id,
-            fields=TensorDict({"advantages": advantages}, batch_size=len(batch)),
-        )
+        made: list[tuple[Base, Step, list[list[Rollout]], dict[str, Any]]] = []
 
-    def _step(self, estimator: str, rows: Rows, groups: Groups) -> tuple[Step, list[list[Rollout]], dict[str, Any]]:
+        def make_step(rewards_BT: torch.Tensor, mask_BT: torch.Tensor, index: Any) -> Step:
+            base = self._base(rewards_BT, mask_BT, index, rows.values_BT, batch.keys)
+            made.append((base, *self._step(self.method.estimator, rows, base, groups)))
+            return made[-1][1]
+
+        with steps_from(make_step):
+            batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        base, step, rollouts, counts = made.pop()
+        self._report(self.method.estimator, step, rows, base, rollouts, counts, metrics, batch)
+        return batch
+
+    def _base(
+        self,
+        rewards_BT: torch.Tensor,
+        mask_BT: torch.Tensor,
+        index: Any,
+        values_BT: torch.Tensor | None,
+        keys: list[str],
+    ) -> Base:
+        """The base method's advantages, by verl's own code."""
+        algorithm = self.config.algorithm
+        columns = {"token_level_rewards": rewards_BT, "response_mask": mask_BT}
+        if values_BT is not None:
+            columns["values"] = values_BT
+        with _estimator(algorithm, self.method.base_estimator):
+            data = compute_advantage_for_multi_trajectories(
+                DataProto(TensorDict(columns, batch_size=len(keys)), {"uid": index}),
+                batch_keys=keys,
+                adv_estimator=self.method.base_estimator,
+                gamma=algorithm.gamma,
+                lam=algorithm.lam,
+                num_repeat=self.config.actor_rollout_ref.rollout.n,
+                norm_adv_by_std_in_grpo=algorithm.get("norm_adv_by_std_in_grpo", True),
+                config=algorithm,
+            ).batch
+        return Base(rewards_BT, mask_BT, data["advantages"], data["returns"])
+
+    def _step(
+        self, estimator: str, rows: Rows, base: Base, groups: Groups
+    ) -> tuple[Step, list[list[Rollout]], dict[str, Any]]:
         """Collect the signal and decide which prompts can use it."""
         rollouts = [
             [
@@ -90,9 +128,9 @@ class SetAdvantageMixin:
         small_P = groups.sizes_P < min_group_size(estimator, set_size)
         self._check_failures(signal.failures)
         self._warn_of_failures(signal.failures)
-        raw_PN = groups.gather(rows.rewards_BT.sum(-1))
+        raw_PN = groups.gather(base.rewards_BT.sum(-1))
         rewards_PN, odd_PN = self._check_rewards(estimator, raw_PN, groups.mask_PN)
-        base_BT, lost_P = rows.advantages_BT, torch.zeros_like(failed_P)
+        base_BT, lost_P = base.advantages_BT, torch.zeros_like(failed_P)
         # verl's own estimators spread a NaN reward over the group, or the batch: no advantage is better than that.
         # Without one, padding rows are left as verl made them (opo divides by their length of 0).
         lost_B = ~torch.isfinite(base_BT).all(-1) & (groups.place_B >= 0)
@@ -106,8 +144,9 @@ class SetAdvantageMixin:
             signal=signal,
             rewards_PN=rewards_PN,
             base_BT=base_BT,
-            base_PN=groups.gather(first_token(base_BT, rows.mask_BT)),
-            trained_PN=groups.gather(rows.mask_BT.any(-1)),
+            returns_BT=base.returns_BT,
+            base_PN=groups.gather(first_token(base_BT, base.mask_BT)),
+            trained_PN=groups.gather(base.mask_BT.any(-1)),
             generator=torch.Generator().manual_seed(self.settings.seed + self.global_steps),
             usable_P=~failed_P & ~small_P & ~lost_P,
             set_size=set_size,
@@ -191,18 +230,19 @@ class SetAdvantageMixin:
         estimator: str,
         step: Step,
         rows: Rows,
+        base: Base,
         rollouts: list[list[Rollout]],
-        advantages_BT: torch.Tensor,
         counts: dict[str, Any],
         metrics: dict,
         batch: KVBatchMeta,
     ) -> None:
         """Metrics for verl's loggers and, when asked for, one line per rollout."""
         clusters_PN = step.signal.clusters_PN
+        assert step.advantages_BT is not None, "set by the estimator"
         report = StepReport(
             estimator=estimator,
             step=step,
-            advantage_PN=step.groups.gather(first_token(advantages_BT, rows.mask_BT)),
+            advantage_PN=step.groups.gather(first_token(step.advantages_BT, base.mask_BT)),
             clusters_PN=cluster_answers(rollouts) if clusters_PN is None else clusters_PN,
             **counts,
         )

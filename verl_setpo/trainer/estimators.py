@@ -1,12 +1,15 @@
 """The advantage estimators that verl finds under `algorithm.adv_estimator`.
 
 verl hands an estimator rewards, masks and prompt ids. A set estimator also needs the group's diversity signal and the
-base method's advantage; our trainer modes pass both as a `Step`. Without one, an estimator stops with the key to set.
+base method's advantage; our trainer modes make both into a `Step`, by `steps_from`. Outside of it an estimator stops
+with the key to set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +40,13 @@ class Step:
     """What one training step gives an estimator, and what the estimator leaves for metrics and log.
 
     rewards_PN: rewards of the rollouts, mapped from `reward_range` to [0, 1] for set objectives.
-    base_BT: advantages of `base_estimator`, computed by verl.
+    base_BT, returns_BT: advantages and returns of `base_estimator`, computed by verl.
     base_PN: the base advantage of each rollout, at its first trained token.
     trained_PN: rollouts with a token that is trained on.
     usable_P: prompts with a signal and enough rollouts; the others keep their base advantage.
     set_size, coef: in force in this step.
     auto_coef: chooses coef once the estimator knows the credit; None where coef is given.
+    advantages_BT: set by the estimator: what is trained on.
     credit_PN: set by the estimator: the part of each rollout's advantage that diversity brought.
     left_out: set by the estimator where sets are drawn: rollouts that are in none of them, and get no advantage.
     """
@@ -52,6 +56,7 @@ class Step:
     signal: SignalBatch
     rewards_PN: torch.Tensor
     base_BT: torch.Tensor
+    returns_BT: torch.Tensor
     base_PN: torch.Tensor
     trained_PN: torch.Tensor
     generator: torch.Generator
@@ -59,6 +64,7 @@ class Step:
     set_size: int
     coef: float
     auto_coef: AutoCoef | None = None
+    advantages_BT: torch.Tensor | None = None
     credit_PN: torch.Tensor | None = None
     left_out: int | None = None
 
@@ -91,6 +97,19 @@ class Step:
 
 Advantages = tuple[torch.Tensor, torch.Tensor]
 Estimator = Callable[..., Advantages]
+MakeStep = Callable[[torch.Tensor, torch.Tensor, Any], Step]
+"""Of verl's token_level_rewards and response_mask (both (B, T)) and index (B prompt ids)."""
+_make_step: ContextVar[MakeStep | None] = ContextVar("make_step", default=None)
+
+
+@contextmanager
+def steps_from(make: MakeStep) -> Iterator[None]:
+    """Within it, a set estimator that verl calls asks `make` for its step."""
+    before = _make_step.set(make)
+    try:
+        yield
+    finally:
+        _make_step.reset(before)
 
 
 def min_group_size(estimator: str, set_size: int) -> int:
@@ -104,7 +123,7 @@ def min_group_size(estimator: str, set_size: int) -> int:
 def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tensor]], Estimator]:
     """Register under verl's calling convention a function of (step, response_mask) that gives advantages (B, T).
 
-    The second of the pair is what verl calls returns. The trainer modes leave those of the base estimator in force.
+    The second of the pair is what verl calls returns: those of the base estimator.
     """
 
     def decorate(function: Callable[[Step, torch.Tensor], torch.Tensor]) -> Estimator:
@@ -112,14 +131,14 @@ def _register(name: str) -> Callable[[Callable[[Step, torch.Tensor], torch.Tenso
             token_level_rewards: torch.Tensor,
             response_mask: torch.Tensor,
             index: Any = None,
-            config: Any = None,
-            step: Step | None = None,
             **kwargs: Any,
         ) -> Advantages:
-            if step is None:
+            make = _make_step.get()
+            if make is None:
                 raise ValueError(wrong_mode_message(name))
-            advantages_BT = function(step, response_mask)
-            return advantages_BT, advantages_BT
+            step = make(token_level_rewards, response_mask, index)
+            step.advantages_BT = function(step, response_mask)
+            return step.advantages_BT, step.returns_BT
 
         estimator.__name__ = f"{name}_advantage"
         estimator.__doc__ = function.__doc__

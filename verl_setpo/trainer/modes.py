@@ -1,8 +1,8 @@
 """verl's three trainers with set-level advantages: set_sync, set_colocate_async, set_separate_async.
 
-The only change to training is `_compute_advantage`: verl first computes the base method's advantage with its own code,
-then the set estimator reads the group's signal and writes the advantage that is trained on. Checkpoints get one small
-file more, the running means of `coef=auto`.
+The only change to training is `_compute_advantage`: the signal of each group is there when verl calls the set
+estimator, which has verl's own code compute the base method's advantage first. Checkpoints get one small file more, the
+running means of `coef=auto`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rows of a batch as the set estimators need them, read from TransferQueue."""
+"""The rollouts of a batch as the set estimators need them, read from TransferQueue."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ GRADER_FAILED = "grader_failed"
 
 
 class Rows:
-    """The columns of one batch that the set estimators need, as padded (B, T) tensors or lists of length B."""
+    """What the set estimators need of the rollouts of one batch, beside what verl hands them: lists of length B.
 
-    def __init__(self, data: TensorDict, reward_field: str) -> None:
-        self.nested_mask = data["response_mask"]
+    values_BT: the critic's, padded; None where they were not asked for.
+    """
+
+    def __init__(self, data: TensorDict) -> None:
         self.responses = list(data["responses"].unbind())
-        padded = data.select("response_mask", reward_field, "advantages").to_padded_tensor()
-        self.mask_BT = padded["response_mask"]
-        self.rewards_BT = padded[reward_field]
-        self.advantages_BT = padded["advantages"]
         self.extra_fields = list(data["extra_fields"]) if "extra_fields" in data else [{}] * len(self.responses)
         self.extra_info = list(data["extra_info"]) if "extra_info" in data else [{}] * len(self.responses)
         self.prompts = list(data["raw_prompt"]) if "raw_prompt" in data else [None] * len(self.responses)
+        self.values_BT = data["values"].to_padded_tensor(0.0) if "values" in data else None
         self.answers: dict[int, str] = {}
 
     @classmethod
-    def read(cls, batch: KVBatchMeta, kl_in_reward: bool, with_prompt: bool, with_log: bool) -> Rows:
-        """Read no more than is needed, since a step waits: with_prompt for questions, with_log for log_extras."""
-        reward_field = "token_level_rewards" if kl_in_reward else "rm_scores"
-        fields = ["response_mask", "responses", reward_field, "advantages", "extra_fields"]
-        fields += ["raw_prompt"] * with_prompt + ["extra_info"] * with_log
-        return cls(
-            tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields), reward_field
-        )
+    def read(cls, batch: KVBatchMeta, *, with_prompt: bool, with_log: bool, with_values: bool) -> Rows:
+        """Read no more than is needed, since a step waits.
+
+        with_prompt: for questions. with_log: for log_extras. with_values: for a base estimator with a critic.
+        """
+        fields = ["responses", "extra_fields"]
+        fields += ["raw_prompt"] * with_prompt + ["extra_info"] * with_log + ["values"] * with_values
+        return cls(tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields))
 
     def rollout(self, row: int, uid: str, session: int, group_size: int, tokenizer: Any) -> Rollout:
         tokens = self.responses[row]
