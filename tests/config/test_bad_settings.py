@@ -185,6 +185,14 @@ BAD = {
         (*LOO, f"{KEY}base_estimator=poly_epo"),
         KEY + "base_estimator: is 'poly_epo', but must be .*verl's",
     ),
+    "a base that verl's v1 trainer does not feed": (
+        (*LOO, f"{KEY}base_estimator=remax"),
+        KEY + "base_estimator=remax needs more than verl's v1 trainer hands .*: choose one of gae, grpo",
+    ),
+    "rows drawn anew by the base": (
+        (*LOO, f"{KEY}base_estimator=gae", "algorithm.use_pf_ppo=True"),
+        r"algorithm\.use_pf_ppo=True draws the rows .*: set it False",
+    ),
     "unknown estimator": ((*LOO, f"{KEY}estimator=setpo"), KEY + "estimator: is 'setpo', but must be one of set_loo, "),
     "too few rollouts for set_loo": (
         (*LOO, "actor_rollout_ref.rollout.n=2"),

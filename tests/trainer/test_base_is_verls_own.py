@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from tests.trainer.conftest import Row, compute, make_trainer
+from tests.trainer.conftest import Row, compute, make_trainer, put_rows
 
 
 def mixed_rows(seed: int, multi_output: bool = False) -> list[Row]:
@@ -60,3 +60,28 @@ def test_verls_setting_of_the_std_reaches_the_base(queue):
     result = compute(make_trainer("+set_rl=set_loo", "algorithm.set_rl.coef=0", flag), rows)
     for expected, got in zip(plain.advantages, result.advantages, strict=True):
         assert torch.equal(expected, got)
+
+
+def test_a_method_writes_as_verl_does_and_reads_two_columns_more(queue, monkeypatch):
+    """Of a short step the queue's round trips are the most that a method can cost."""
+    calls = []
+    put, get = queue.kv_batch_put, queue.kv_batch_get
+    monkeypatch.setattr(
+        queue, "kv_batch_put", lambda **all: calls.append(("put", set(all["fields"].keys()))) or put(**all)
+    )
+    monkeypatch.setattr(
+        queue, "kv_batch_get", lambda **all: calls.append(("get", set(all.get("select_fields") or ()))) or get(**all)
+    )
+
+    def calls_of(*overrides):
+        batch, _ = put_rows(mixed_rows(1), pad_to=8)
+        calls.clear()
+        make_trainer(*overrides)._compute_advantage(batch, {})
+        return list(calls)
+
+    of_verl = calls_of("algorithm.adv_estimator=grpo")
+    assert [what for what, _ in of_verl] == ["get", "put"]
+    extra = ("get", {"responses", "extra_fields"})
+    assert calls_of("+set_rl=set_loo") == [extra, *of_verl]
+    sets = ("+set_rl=poly_epo", "algorithm.set_rl.set_size=2", "algorithm.set_rl.reward_range=[-0.5,1]")
+    assert calls_of(*sets) == [extra, *of_verl]

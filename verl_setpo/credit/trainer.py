@@ -86,7 +86,7 @@ class _DryRun(SetAdvantageMixin):
         """Told once for the whole file, not for each chunk and value of a sweep."""
 
     def credit(self, base: Base, groups: Groups) -> Credited:
-        """As `_compute_advantage`, between the reading of the queue and the writing to it."""
+        """As `_compute_advantage`, once verl has called the estimator, with the base method's advantage at hand."""
         estimator = self.method.estimator
         step, _, counts = self._step(estimator, _FileRows(), base, groups)
         with steps_from(lambda *_: step):

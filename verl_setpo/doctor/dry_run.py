@@ -1,7 +1,7 @@
 """One step of advantages by the trainer of a run itself, with its method and keys, on made-up rollouts of its shape.
 
-verl's trainer of that mode computes the base advantage, ours the credit, from a batch in a queue: only the queue is in
-this process, and no worker, model or server is there.
+verl's trainer of that mode calls our estimator, which has verl compute the base advantage, from a batch in a queue.
+Only the queue is in this process, and no worker, model or server is there.
 """
 
 from __future__ import annotations

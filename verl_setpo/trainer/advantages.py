@@ -63,7 +63,7 @@ class SetAdvantageMixin:
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """verl's own step of advantages, in which it calls the set estimator as one of its own.
 
-        So what is trained on is read once and written once, by verl.
+        So rewards and masks are read, and advantages written, once and by verl.
         """
         rows = Rows.read(
             batch,

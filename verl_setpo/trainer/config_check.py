@@ -41,6 +41,9 @@ _FOREIGN_KEYS = {
 }
 """Keys that a method does not read. Given all the same, they would change nothing, and nobody would see."""
 
+_NOT_IN_V1 = ("gdpo", "remax", "optimal_token_baseline", "tir_optimal_token_baseline")
+"""verl's estimators that ask for columns which its v1 trainer does not hand to any estimator."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -86,7 +89,7 @@ def check_config(config: DictConfig) -> Method:
             f"actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n} must be the number of rollouts a prompt."
         )
     base = settings.base_estimator or (named if named not in ESTIMATORS else "grpo")
-    _check_base(base)
+    _check_base(base, config)
     for key in _FOREIGN_KEYS[estimator]:
         if key in settings.model_fields_set:
             has = [name for name in known_keys() if name not in _FOREIGN_KEYS[estimator]]
@@ -117,12 +120,22 @@ def wrong_mode_message(estimator: str, mode: str | None = None) -> str:
     )
 
 
-def _check_base(base: str) -> None:
+def _check_base(base: str, config: DictConfig) -> None:
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
+    has = ", ".join(name for name in ADV_ESTIMATOR_REGISTRY if name not in (*ESTIMATORS, *_NOT_IN_V1))
     if base not in ADV_ESTIMATOR_REGISTRY:
-        known = ", ".join(name for name in ADV_ESTIMATOR_REGISTRY if name not in ESTIMATORS)
-        raise ValueError(f"algorithm.set_rl.base_estimator={base} is unknown to verl; it has {known}.")
+        raise ValueError(f"algorithm.set_rl.base_estimator={base} is unknown to verl; it has {has}.")
+    if base in _NOT_IN_V1:
+        raise ValueError(
+            f"algorithm.set_rl.base_estimator={base} needs more than verl's v1 trainer hands to an estimator: "
+            f"choose one of {has}."
+        )
+    if base == "gae" and config.algorithm.get("use_pf_ppo", False):
+        raise ValueError(
+            "algorithm.use_pf_ppo=True draws the rows of a batch anew, by which verl's v1 trainer gives a rollout the "
+            "advantage of another: set it False."
+        )
 
 
 def _check_objective(estimator: str, settings: SetRLSettings, rollouts: int) -> None:
