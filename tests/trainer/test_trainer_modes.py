@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.utils import need_critic
 from verl.trainer.ppo.v1 import (
     PPOTrainerColocateAsync,
@@ -86,9 +87,13 @@ def test_a_mode_without_an_estimator_of_ours_stops_before_it_starts_anything():
         get_trainer_cls("set_sync")(config)
 
 
-def test_the_base_estimators_name_is_back_in_place_when_verl_fails(queue):
-    trainer = make_trainer(SET_LOO, "algorithm.set_rl.base_estimator=remax")
-    with pytest.raises(TypeError, match="reward_baselines"):
+def test_the_base_estimators_name_is_back_in_place_when_the_base_fails(queue, monkeypatch):
+    def broken(**_):
+        raise TypeError("a recipe's own estimator, with a mistake in it")
+
+    monkeypatch.setitem(ADV_ESTIMATOR_REGISTRY, "broken", broken)
+    trainer = make_trainer(SET_LOO, "algorithm.set_rl.base_estimator=broken")
+    with pytest.raises(TypeError, match="with a mistake in it"):
         compute(trainer, [Row("p", s) for s in range(4)])
     assert trainer.config.algorithm.adv_estimator == "set_loo"
 
