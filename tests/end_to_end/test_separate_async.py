@@ -94,7 +94,6 @@ def test_poly_epo_trains_in_separate_async_mode_with_a_slow_judge_and_vllm_follo
     for step in steps:
         assert step["set_rl/judge/groups"] == PROMPTS
         assert step["set_rl/judge/ready"] == 1
-        assert step["set_rl/judge/collect_wait_s"] < 0.5
         assert step["set_rl/signal_failed_groups"] == 0
         assert 0 <= step["set_rl/credit_share"] <= 1
     assert steps[0]["set_rl/judge/held_groups"] >= HELD_BACK
