@@ -112,11 +112,31 @@ def _as_now(experiment: Experiment, line: Line) -> bool:
     return temperature in evaluation.temperatures and line["step"] in evaluation.looked_at(temperature)
 
 
+class Spread(NamedTuple):
+    """A standard deviation between runs that differ by their seed only, and its degrees of freedom."""
+
+    sd: float
+    degrees: int
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> Spread | None:
+    """The spread that runs have within their groups, taken to be the same in all; NaN is left out.
+
+    None of fewer than three degrees of freedom: the interval would be wider than any claim.
+    """
+    there = [np.array(group)[~np.isnan(group)] for group in groups]
+    degrees = sum(len(group) - 1 for group in there if len(group))
+    if degrees < 3:
+        return None
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in there if len(group))
+    return Spread(math.sqrt(squares / degrees), degrees)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over seeds, and two 95 % intervals by Student's t: of the mean, and of one more seed's figure.
 
-    Of fewer than three seeds there are none: they would be wider than any claim.
+    Of fewer than three seeds there are none but that of one more, where others' `Spread` is known.
     """
 
     mean: float
@@ -127,13 +147,16 @@ class Estimate:
     seeds: int
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    mean = float(np.mean(values))
-    if len(values) < 3:
+def estimate(values: Sequence[float], others: Spread | None = None) -> Estimate:
+    """others: the spread to go by where there are fewer than three values."""
+    mean, few = float(np.mean(values)), len(values) < 3
+    spread = others if few else Spread(float(np.std(values, ddof=1)), len(values) - 1)
+    if spread is None:
         return Estimate(mean, None, None, None, None, len(values))
-    one = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1))
+    one = float(stats.t.ppf(0.975, spread.degrees) * spread.sd)
     half, of_one = one / np.sqrt(len(values)), one * np.sqrt(1 + 1 / len(values))
-    return Estimate(mean, mean - half, mean + half, mean - of_one, mean + of_one, len(values))
+    low, high = (None, None) if few else (mean - half, mean + half)
+    return Estimate(mean, low, high, mean - of_one, mean + of_one, len(values))
 
 
 def figures(line: Line) -> dict[str, float]:

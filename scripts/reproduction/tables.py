@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reproduction.experiment import Experiment, Settings
-from reproduction.results import estimate, figures, front, paths, share_with_correct
+from reproduction.results import Spread, estimate, figures, front, paths, pooled, share_with_correct
 
 Line = dict[str, Any]
 COLUMNS = {
@@ -74,8 +74,9 @@ def _setting(experiment: Experiment, lines: Sequence[Line]) -> str:
         f"{experiment.settings['ROLLOUT_N']} rollouts; {test} test prompts x {experiment.evaluation.n} samples. "
         f"Means over runs of other seeds, on {models}, the 95 % interval of the mean by "
         "Student's t, and the one of a further run. They are intervals over seeds: other prompts, and other starting "
-        "models, may differ by more. Of fewer than three runs the values are shown instead, of "
-        "more starting models the lowest and highest. Drawn again from the results by "
+        "models, may differ by more. Of fewer than three runs the values are shown instead, and a further run's "
+        "interval is by the spread that all methods of several runs have together, where these are enough; of more "
+        "starting models the lowest and highest. Drawn again from the results by "
         f"`python scripts/reproduce.py show {experiment.name}`; one run again, beside what is published: "
         f"`python scripts/reproduce.py run {experiment.name} --method METHOD --seed SEED --results runs/again`."
         + (
@@ -97,9 +98,10 @@ def beside(experiment: Experiment, again: Sequence[Line], published: Sequence[Li
         same = [one for one in same if one["temperature"] == line["temperature"]]
         found, cells = figures(line), []
         for column in ("pass@1", "distinct"):
-            known = [one[column] for one in at(same, method, step)]
-            cells += [cell(column, [found[column]]), cell(column, known, one_more=True) if known else "not published"]
-            if 0 < len(known) < 3:
+            known, others = [one[column] for one in at(same, method, step)], spread(experiment, same, column)
+            one_more = cell(column, known, one_more=True, others=others) if known else "not published"
+            cells += [cell(column, [found[column]]), one_more]
+            if 0 < len(known) < 3 and others is None:
                 cells[-1] += ", no interval of so few"
         label = experiment.methods[method].label
         rows.append([label, str(line["seed"]), f"{line['temperature']:g}", *cells])
@@ -112,15 +114,28 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def cell(name: str, values: Sequence[float], one_more: bool = False, of_starts: bool = False) -> str:
+def spread(experiment: Experiment, lines: Sequence[Line], column: str) -> Spread | None:
+    """Between seeds of a method at the end of training, from all methods. lines: of one set and temperature."""
+    ends = (at(lines, name, max(experiment.evaluation.steps)) for name in experiment.methods)
+    return pooled([one[column] for one in of] for of in ends)
+
+
+def cell(
+    name: str,
+    values: Sequence[float],
+    one_more: bool = False,
+    of_starts: bool = False,
+    others: Spread | None = None,
+) -> str:
     """The mean over runs and its interval, or that of one more run; of the runs that have the figure.
 
-    Of starting models lowest and highest: they are given, and one seed may be there from two machines.
+    others: see `results.estimate`. Of starting models lowest and highest: they are given, and one seed may be there
+    from two machines.
     """
     there = [value for value in values if not math.isnan(value)]
     if not there:
         return "none"
-    value, share = estimate(there), name in PERCENT or name.startswith("pass@")
+    value, share = estimate(there, others), name in PERCENT or name.startswith("pass@")
     least, most = -math.inf if name == "points" else 0.0, 1.0 if share else math.inf
 
     def show(number: float) -> str:
@@ -145,6 +160,7 @@ def at(lines: Sequence[Line], method: str, step: int) -> list[dict[str, float]]:
 def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
     expected = {name: f"{COLUMNS[name]}, one more run" for name in ("pass@1", "distinct")}
     columns = {**COLUMNS, f"pass@{experiment.evaluation.n}": f"pass@{experiment.evaluation.n}"}
+    spreads = {name: spread(experiment, lines, name) for name in expected}
     rows = []
     for name in ("start", *experiment.methods):
         found = at(lines, name, 0 if name == "start" else max(experiment.evaluation.steps))
@@ -152,10 +168,16 @@ def _ends(experiment: Experiment, lines: Sequence[Line]) -> str:
             label = "starting model" if name == "start" else experiment.methods[name].label
             starts = name == "start"
             cells = [cell(column, [one[column] for one in found], of_starts=starts) for column in columns]
-            more = [cell(column, [one[column] for one in found], one_more=True) for column in expected]
-            ranges = [text.partition(" (")[2].rstrip(")") if len(found) > 2 and not starts else "" for text in more]
+            more = [_one_more(column, [one[column] for one in found], spreads[column]) for column in expected]
+            ranges = [""] * len(more) if starts else more
             rows.append([label, *cells, *ranges, str(len(found))])
     return table(["", *columns.values(), *expected.values(), "runs"], rows)
+
+
+def _one_more(name: str, values: Sequence[float], others: Spread | None) -> str:
+    """The interval alone."""
+    known = len(values) > 2 or others is not None
+    return cell(name, values, one_more=True, others=others).partition(" (")[2].rstrip(")") if known else ""
 
 
 def _with_correct(experiment: Experiment, lines: Sequence[Line], rollouts: int) -> str:

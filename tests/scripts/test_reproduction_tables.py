@@ -70,6 +70,21 @@ def test_the_interval_of_one_more_run_holds_it_95_of_100_times():
     assert 0.935 < inside / 2000 < 0.965
 
 
+def test_the_spread_of_all_methods_serves_those_with_few_runs_and_holds_one_more_95_of_100_times():
+    rng = np.random.default_rng(2)
+    inside = 0
+    for _ in range(2000):
+        pairs = [rng.normal(mean, 2.0, size=2) for mean in (0.0, 30.0, 5.0, 7.0)]
+        (only,), others = rng.normal(9.0, 2.0, size=1), results.pooled([*pairs, [1.0], [], [math.nan, 4.0]])
+        interval = results.estimate([only], others)
+        assert (others.degrees, interval.low, interval.high) == (4, None, None)
+        inside += interval.one_low <= rng.normal(9.0, 2.0) <= interval.one_high
+    assert 0.935 < inside / 2000 < 0.965
+    assert results.pooled([[1.0, 2.0], [3.0, 5.0], [4.0]]) is None
+    assert results.pooled([[1.0, 3.0], [2.0, 6.0], [0.0, 0.0]]).sd == pytest.approx(math.sqrt((2 + 8 + 0) / 3))
+    assert results.estimate([1.0, 2.0, 4.0], results.Spread(100.0, 9)) == results.estimate([1.0, 2.0, 4.0])
+
+
 def test_a_repeated_run_is_shown_beside_where_one_more_is_to_be_expected():
     where = {"set": "test", "step": 10}
     published = [
@@ -88,6 +103,18 @@ def test_a_repeated_run_is_shown_beside_where_one_more_is_to_be_expected():
     few = "no interval of so few"
     assert row(published[:2])[3:] == ["70.0 %", f"85.0 % (80.0, 90.0), {few}", "1.00", f"2.50 (2.00, 3.00), {few}"]
     assert row([])[4] == "not published"
+    # The spread of another method serves where GRPO has one run.
+    others = [
+        counts("other", {"C": 1}, [right], [distinct], seed, **where)
+        for seed, right, distinct in ((1, 4, 2), (2, 4, 2), (3, 5, 3), (4, 6, 4), (5, 6, 4))
+    ]
+    half = 2.776 * math.sqrt(2)  # four degrees of freedom, standard deviation 1
+    assert row([published[1], *others])[3:] == [
+        "70.0 %",
+        f"90.0 % ({90 - 10 * half:.1f} to 100.0)",
+        "1.00",
+        f"3.00 (0.00 to {3 + half:.2f})",
+    ]
 
 
 @pytest.mark.parametrize(
