@@ -121,35 +121,46 @@ def _run(
     name = experiment.name
     # With other prompts or starting models the old ones stay where they are.
     inputs = folder.parent / (experiment.extends or name) / f"inputs-{experiment.inputs()}"
-    inputs.mkdir(parents=True, exist_ok=True)
-    say(f"data and {len(experiment.warm_starts.seeds)} starting models in {inputs}")
-    data = make_data(experiment, inputs)
-    in_parallel(jobs, lambda one: make_warm_start(experiment, inputs, one), experiment.warm_starts.seeds)
-    make_probe(experiment, data, folder / "probe.parquet")
-    check_lengths(experiment, data, inputs / f"warm_start_{experiment.warm_starts.seeds[0]}")
     search = results_dir / f"{experiment.search_of or name}.search.jsonl"
     if not search.is_file() and (PUBLISHED / search.name).is_file():
         results_dir.mkdir(parents=True, exist_ok=True)
         shutil.copy(PUBLISHED / search.name, search)
     if stage in ("search", "all") and experiment.searched:
-        _starts(experiment, "search", folder, data, search)
-        _all(experiment, list(search_runs(experiment)), folder, data, search, jobs)
+        _stage(experiment, "search", list(search_runs(experiment)), folder, inputs, search, jobs)
     if stage in ("test", "all"):
         test = results_dir / f"{name}.test.jsonl"
         chosen = _chosen(experiment, results.read(search))
-        _starts(experiment, "test", folder, data, test)
         wanted = [
             Run("test", one, experiment.methods[one].trials.index(chosen[one]), chosen[one], number)
             # Seed after seed, so that a part of them is a comparison already.
             for number in seeds
             for one in methods
         ]
-        _all(experiment, wanted, folder, data, test, jobs)
+        _stage(experiment, "test", wanted, folder, inputs, test, jobs)
         if results_dir.resolve() != PUBLISHED:
             again, published = (
                 results.in_force(experiment, results.read(path), chosen) for path in (test, PUBLISHED / test.name)
             )
             console.print(beside(experiment, again, published), soft_wrap=True, markup=False)
+
+
+def _stage(
+    experiment: Experiment, stage: str, wanted: list[Run], folder: Path, inputs: Path, file: Path, jobs: int
+) -> None:
+    """Do the runs that are missing, and make what they begin with: a starting model takes minutes."""
+    todo = missing(experiment, wanted, results.read(file))
+    say(f"{stage}: {len(wanted) - len(todo)} of {len(wanted)} runs are there")
+    if not todo:
+        return
+    seeds = list(dict.fromkeys(experiment.warm_start_of(run.seed) for run in todo))
+    say(f"data and starting models of seeds {', '.join(map(str, seeds))} in {inputs}")
+    inputs.mkdir(parents=True, exist_ok=True)
+    data = make_data(experiment, inputs)
+    in_parallel(jobs, lambda seed: make_warm_start(experiment, inputs, seed), seeds)
+    make_probe(experiment, data, folder / "probe.parquet")
+    check_lengths(experiment, data, inputs / f"warm_start_{seeds[0]}")
+    _starts(experiment, stage, seeds, folder, data, file)
+    _all(experiment, todo, folder, data, file, jobs)
 
 
 @app.command()
@@ -216,13 +227,13 @@ def _files(experiment: Experiment, stage: str, folder: Path, data: Path) -> dict
     }
 
 
-def _starts(experiment: Experiment, stage: str, folder: Path, data: Path, file: Path) -> None:
-    """Step 0 of all: the starting models."""
+def _starts(experiment: Experiment, stage: str, seeds: Iterable[int], folder: Path, data: Path, file: Path) -> None:
+    """Step 0 of all: the starting models of these seeds."""
     of = experiment.identity()
     lines = [line for line in results.read(file) if (line["method"], line["of"]) == ("start", of)]
     there = {(line.get("model"), line["set"], line["temperature"]) for line in lines}
     sets = sets_of(experiment, stage)
-    for seed in experiment.warm_starts.seeds:
+    for seed in seeds:
         warm_start = data.parent / f"warm_start_{seed}"
         model = fingerprint(warm_start)
         if not there.issuperset(product([model], sets, experiment.evaluation.temperatures)):
@@ -257,9 +268,7 @@ def missing(experiment: Experiment, wanted: Iterable[Run], lines: Iterable[resul
     return todo
 
 
-def _all(experiment: Experiment, wanted: list[Run], folder: Path, data: Path, file: Path, jobs: int) -> None:
-    todo = missing(experiment, wanted, results.read(file))
-    say(f"{len(wanted) - len(todo)} of {len(wanted)} runs are there")
+def _all(experiment: Experiment, todo: list[Run], folder: Path, data: Path, file: Path, jobs: int) -> None:
     started, finished = time.monotonic(), 0
 
     def work(run: Run) -> None:

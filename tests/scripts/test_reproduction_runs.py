@@ -9,7 +9,7 @@ import time
 import pytest
 import typer
 from processes import CommandFailed, run
-from reproduce import Run, _all, _alone_in, in_parallel, missing
+from reproduce import PUBLISHED, Run, _all, _alone_in, app, in_parallel, missing
 from reproduction import results
 from reproduction.experiment import load
 from reproduction.inputs import check_lengths
@@ -144,3 +144,26 @@ def test_other_prompts_or_starting_models_have_a_folder_of_their_own():
     ):
         assert SMALL.model_copy(update=change).inputs() != SMALL.inputs()
     assert SMALL.model_copy(update={"seeds": [9]}).inputs() == SMALL.inputs()
+
+
+def test_where_all_runs_are_published_none_is_trained_and_no_starting_model_either(tmp_path):
+    done = CliRunner().invoke(app, ["run", "coins", "--results", str(PUBLISHED), "--work-dir", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "test: 10 of 10 runs are there" in done.output
+    assert not list(tmp_path.rglob("inputs-*"))
+
+
+def test_only_the_starting_models_of_runs_that_are_missing_are_made(tmp_path, monkeypatch):
+    made = []
+
+    def stop(experiment, inputs, seed):
+        made.append(seed)
+        raise CommandFailed("no further")
+
+    monkeypatch.setattr("reproduce.make_data", lambda experiment, inputs: inputs / "data")
+    monkeypatch.setattr("reproduce.make_warm_start", stop)
+    words = ["run", "polynomial", "--seed", "4", "--method", "grpo", "--method", "set_loo"]
+    done = CliRunner().invoke(app, [*words, "--results", str(tmp_path / "again"), "--work-dir", str(tmp_path)])
+    assert done.exit_code == 1, done.output
+    assert "search: 12 of 12 runs are there" in done.output
+    assert made == [load("polynomial").warm_start_of(4)]
